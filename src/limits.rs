@@ -1,0 +1,62 @@
+//! Every bound in one file: its unit, its default and why it has that value. No logic lives here.
+
+/// Largest frame a client may send before it has authenticated, in bytes (RabbitMQ: `initial_frame_max`).
+/// A 4 KiB JWT as PLAIN password fits; nothing larger has a reason to come before tune-ok.
+pub const INITIAL_FRAME_SIZE_BYTES_MAX: u32 = 8192;
+
+/// Offered in connection.tune, in bytes, the frame's 8 bytes of framing included (RabbitMQ's default).
+pub const FRAME_SIZE_BYTES_DEFAULT: u32 = 131_072;
+
+/// The smallest frame_max that AMQP 0-9-1 allows (4.2.3); RabbitMQ 4.1 raised it to 8192 and broke old clients.
+pub const FRAME_SIZE_BYTES_MIN: u32 = 4096;
+
+/// Channels on one connection (RabbitMQ's default).
+pub const CHANNELS_DEFAULT: u16 = 2047;
+
+/// Seconds between heartbeats offered in connection.tune (RabbitMQ's default).
+pub const HEARTBEAT_SECONDS_DEFAULT: u16 = 60;
+
+/// Largest message body in bytes (RabbitMQ 4: `max_message_size` 16 MiB).
+pub const MESSAGE_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
+
+/// Hard ceiling for `max_message_size` in bytes (RabbitMQ: 512 MiB).
+pub const MESSAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Nesting of field tables and arrays; deeper is a syntax error, so that recursion over a peer's bytes is bounded.
+pub const TABLE_DEPTH_MAX: usize = 16;
+
+/// Seconds from TCP accept to connection.open-ok (RabbitMQ: `handshake_timeout` 10 s).
+pub const HANDSHAKE_SECONDS_DEFAULT: u64 = 10;
+
+/// Longest reply-text on the wire in bytes: it is a shortstr.
+pub const REPLY_TEXT_BYTES_MAX: usize = 255;
+
+/// Undelivered bytes in one connection's outbox before queues stop assigning to it.
+pub const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
+
+/// Undelivered messages in one connection's outbox before queues stop assigning to it.
+pub const OUTBOX_MESSAGES_MAX: usize = 1024;
+
+/// Encoded bytes waiting for one socket before no further delivery is taken from the outbox.
+pub const OUTPUT_BYTES_HIGH: usize = 256 * 1024;
+
+/// Bytes waiting for the committer before publishing connections stop reading (permits, design.md section 3).
+pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Messages in one write batch: past this the commit's latency grows and its rate does not (store.md section 5.1).
+pub const COMMIT_MESSAGES_MAX: usize = 512;
+
+/// Plaintext bytes in one write batch (store.md section 5.3).
+pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest wait of an acknowledgement-only batch for company, in milliseconds (store.md section 5.3).
+pub const COMMIT_ACK_LINGER_MS: u64 = 50;
+
+/// Bodies up to this size, routed to one queue, are stored in the entry itself (design.md section 4).
+pub const INLINE_BODY_BYTES_MAX: usize = 4096;
+
+/// Bodies above this size are sealed by the connection's task instead of the committer.
+pub const COMMITTER_SEAL_BYTES_MAX: usize = 64 * 1024;
+
+/// A stored body is split into chunks of this many bytes, each sealed on its own (store.md section 6.5).
+pub const BODY_CHUNK_BYTES: usize = 256 * 1024;
