@@ -1,0 +1,837 @@
+//! The architecture test: reads the source text of this package and holds it to the house rules.
+//!
+//! What lives here: the layer table of `src/lib.rs`, the owner of each outside power, and the bounds on
+//! files and functions, each with the remedy in its message. What must not: anything that needs the
+//! library to compile or run; this file reads text and nothing else. It is a lexer and a handful of
+//! searches, not a compiler: macros that build paths from pieces would pass unseen.
+//!
+//! To change a rule, change its table here and say why in the commit; there is no list of exceptions.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Lines in one file, its tests not counted.
+const FILE_LINES_MAX: usize = 500;
+/// Lines in one function, from `fn` to its closing brace, outside tests.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// The layers of `src/lib.rs` in the order of its table, each with the modules that it may import.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("limits", &[]),
+    ("amqp", &["limits"]),
+    ("broker", &["limits", "amqp"]),
+    ("session", &["limits", "amqp", "broker"]),
+    ("seal", &["limits"]),
+    ("store", &["limits", "broker", "seal"]),
+    ("engine", &["limits", "amqp", "broker", "seal", "store"]),
+    ("net", &["limits", "amqp", "broker", "session", "engine"]),
+    ("server", &["limits", "amqp", "broker", "session", "seal", "store", "engine", "net"]),
+    ("tools", &["limits", "amqp", "broker", "session", "seal", "store", "engine", "net", "server"]),
+    ("bin", &["server", "tools"]),
+];
+
+/// Parts of a module that an importer may not reach although it may import the rest: these two know
+/// AMQP's values (tables, properties, reply codes), never its frames.
+const CLOSED_DOORS: &[(&str, &str)] = &[("broker", "amqp::frame"), ("engine", "amqp::frame")];
+
+/// A power over the outside world, the words that exercise it and the only places that may.
+struct Power {
+    name: &'static str,
+    words: &'static [&'static str],
+    owners: &'static [&'static str],
+    remedy: &'static str,
+}
+
+const POWERS: &[Power] = &[
+    Power {
+        name: "cryptography of data at rest",
+        words: &["aes", "aes_gcm", "argon2", "hkdf", "hmac"],
+        owners: &["seal/"],
+        remedy: "add what is needed to `seal` and call it",
+    },
+    Power {
+        name: "RocksDB",
+        words: &["rocksdb"],
+        owners: &["store/rocks.rs"],
+        remedy: "only store/rocks.rs names the engine; give it a method",
+    },
+    Power {
+        name: "TLS and TCP sockets",
+        words: &["rustls", "tokio_rustls", "TcpListener", "TcpStream"],
+        owners: &["net/", "server/healthcheck", "tools/"],
+        remedy: "AMQP sockets belong to `net`; tools and the health check own their client side",
+    },
+    Power {
+        name: "Unix sockets",
+        words: &["UnixListener", "UnixStream"],
+        owners: &["server/control", "server/healthcheck", "tools/"],
+        remedy: "the control socket is server/control.rs",
+    },
+    Power {
+        name: "the async runtime",
+        words: &["tokio"],
+        owners: &["engine/", "net/", "server/", "tools/", "bin/"],
+        remedy: "layers L0 to L5 are synchronous; pass the event in, return the effect",
+    },
+    Power {
+        name: "locks over shared state",
+        words: &["Mutex", "RwLock"],
+        owners: &["engine/", "store/commit", "net/", "server/", "tools/"],
+        remedy: "shared state lives in `engine` (and the committer's inbox); pass `&mut`",
+    },
+    Power {
+        name: "ending the process",
+        words: &["process::exit", "process::abort"],
+        owners: &["bin/"],
+        remedy: "return an error; the program maps it to an exit code",
+    },
+    Power {
+        name: "the clock",
+        words: &["Instant::now", "SystemTime::now", "OffsetDateTime::now_utc", "UtcDateTime::now"],
+        owners: &["engine/", "net/", "server/", "store/", "tools/"],
+        remedy: "take `now` as an argument",
+    },
+    Power {
+        name: "randomness",
+        words: &["getrandom", "SystemRandom"],
+        owners: &["seal/", "engine/", "net/", "server/", "tools/"],
+        remedy: "take the random value as an argument",
+    },
+    Power {
+        name: "files",
+        words: &["std::fs", "fs::File", "OpenOptions", "tokio::fs"],
+        owners: &["store/", "net/", "server/", "tools/"],
+        remedy: "bytes come in as arguments; data at rest is `store`'s",
+    },
+    Power {
+        name: "environment variables",
+        words: &["std::env", "env::var", "env::var_os"],
+        owners: &["server/", "tools/", "bin/"],
+        remedy: "read it in server/environment.rs and pass the value",
+    },
+    Power {
+        name: "anyhow",
+        words: &["anyhow"],
+        owners: &["tools/", "bin/"],
+        remedy: "a layer has one `thiserror` enum, by cause",
+    },
+    Power {
+        name: "serialization by derive",
+        words: &["serde", "serde_json"],
+        owners: &["store/", "engine/view", "net/", "server/", "tools/"],
+        remedy: "domain types are never Serialize; make a plain view of them",
+    },
+];
+
+/// Modules that handle bytes from outside: they may not panic.
+const MUST_NOT_PANIC: &[&str] = &["amqp", "broker", "session", "seal", "store"];
+const PANICS: &[&str] = &[".unwrap()", ".expect(", ".unwrap_err()", "panic!(", "todo!(", "unimplemented!("];
+
+/// One broken rule: where, which, and what to do.
+#[derive(Debug, PartialEq)]
+struct Finding {
+    path: String,
+    line: usize,
+    rule: String,
+    remedy: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}; {}", self.path, self.line, self.rule, self.remedy)
+    }
+}
+
+/// One file: its text, and the same text with comments, literals and test code blanked, so that a
+/// search finds code only. Offsets and line numbers agree in all three.
+struct Source {
+    path: String,
+    text: String,
+    code: String,
+    shipped: String,
+    /// Lines that belong to tests and do not count for the size of the file.
+    test_lines: usize,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Source {
+        let code = blank_comments_and_literals(text);
+        let beside = path.ends_with("/tests.rs") || path.contains("/tests/");
+        let tests =
+            if beside || path.starts_with("tests/") { vec![(0, code.len())] } else { test_items(&code) };
+        let test_lines = tests.iter().map(|(from, to)| code[*from..*to].lines().count()).sum();
+        let shipped = tests.iter().fold(code.clone(), |code, (from, to)| blank(&code, *from, *to));
+        Source { path: path.to_owned(), text: text.to_owned(), code, shipped, test_lines }
+    }
+
+    /// The path below `src/`, or the whole path for what lives elsewhere.
+    fn place(&self) -> &str {
+        self.path.strip_prefix("src/").unwrap_or(&self.path)
+    }
+
+    /// The layer that this file belongs to: the first part of its path.
+    fn layer(&self) -> &str {
+        let first = self.place().split('/').next().unwrap_or_default();
+        first.strip_suffix(".rs").unwrap_or(first)
+    }
+
+    /// The module path of this file: `src/amqp/frame.rs` is `[amqp, frame]`, `src/amqp/mod.rs` is `[amqp]`.
+    fn module(&self) -> Vec<&str> {
+        let place = self.place().trim_end_matches(".rs").trim_end_matches("/mod");
+        if place == "lib" { Vec::new() } else { place.split('/').collect() }
+    }
+
+    fn finding(&self, offset: usize, rule: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        let line = 1 + self.text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count();
+        Finding { path: self.path.clone(), line, rule: rule.into(), remedy: remedy.into() }
+    }
+}
+
+// Reading Rust just well enough.
+
+/// `text` with `from..to` turned into spaces, line ends kept.
+fn blank(text: &str, from: usize, to: usize) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes[from..to].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Blanks comments and the inside of string and character literals.
+fn blank_comments_and_literals(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = bytes.to_vec();
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = literal_end(bytes, at).min(bytes.len());
+        if end == at {
+            at += 1;
+            continue;
+        }
+        out[at..end].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+        at = end;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Where the comment or literal that starts at `at` ends; `at` itself when none starts there.
+fn literal_end(bytes: &[u8], at: usize) -> usize {
+    let rest = &bytes[at..];
+    let after_word = at > 0 && is_word(bytes[at - 1]);
+    match rest {
+        [b'/', b'/', ..] => at + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len()),
+        [b'/', b'*', ..] => at + block_comment_len(rest),
+        [b'"', ..] => at + string_len(rest),
+        [b'r', b'"' | b'#', ..] if !after_word => at + raw_string_len(rest, 1),
+        [b'b' | b'c', b'r', b'"' | b'#', ..] if !after_word => at + raw_string_len(rest, 2),
+        [b'\'', b'\\', ..] => {
+            at + 3 + rest[3.min(rest.len())..].iter().position(|byte| *byte == b'\'').map_or(0, |n| n + 1)
+        }
+        [b'\'', _, b'\'', ..] => at + 3,
+        // A character of several bytes: a lifetime is never followed by a quote this soon.
+        [b'\'', first, ..] if *first >= 0x80 => {
+            at + 2 + rest[2..].iter().position(|byte| *byte == b'\'').unwrap_or(0)
+        }
+        _ => at,
+    }
+}
+
+fn block_comment_len(rest: &[u8]) -> usize {
+    let (mut depth, mut at) = (0usize, 0);
+    while at + 1 < rest.len() {
+        match &rest[at..at + 2] {
+            b"/*" => depth += 1,
+            b"*/" => depth -= 1,
+            _ => {
+                at += 1;
+                continue;
+            }
+        }
+        at += 2;
+        if depth == 0 {
+            return at;
+        }
+    }
+    rest.len()
+}
+
+fn string_len(rest: &[u8]) -> usize {
+    let mut at = 1;
+    while at < rest.len() {
+        match rest[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    rest.len()
+}
+
+fn raw_string_len(rest: &[u8], prefix: usize) -> usize {
+    let hashes = rest[prefix..].iter().take_while(|byte| **byte == b'#').count();
+    if rest.get(prefix + hashes) != Some(&b'"') {
+        return 0; // `r#name`, a raw identifier
+    }
+    let close = [b"\"".as_slice(), &b"#".repeat(hashes)].concat();
+    let body = prefix + hashes + 1;
+    rest[body..]
+        .windows(close.len())
+        .position(|part| part == close)
+        .map_or(rest.len(), |n| body + n + close.len())
+}
+
+fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// The items under `#[cfg(test)]`, each from its attribute to its end.
+fn test_items(code: &str) -> Vec<(usize, usize)> {
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    for (at, attribute) in code.match_indices("#[cfg(test)]") {
+        if found.last().is_none_or(|(_, end)| *end <= at) {
+            found.push((at, item_end(code, at + attribute.len())));
+        }
+    }
+    found
+}
+
+/// The end of the item after `from`: its first `;` or its closing brace.
+fn item_end(code: &str, from: usize) -> usize {
+    let bytes = code.as_bytes();
+    let mut nested = 0usize;
+    for at in from..bytes.len() {
+        match bytes[at] {
+            b'(' | b'[' => nested += 1,
+            b')' | b']' => nested = nested.saturating_sub(1),
+            b';' if nested == 0 => return at + 1,
+            b'{' if nested == 0 => return closing_brace(code, at),
+            _ => {}
+        }
+    }
+    bytes.len()
+}
+
+/// The offset after the brace that closes the one at `open`.
+fn closing_brace(code: &str, open: usize) -> usize {
+    let mut depth = 0usize;
+    for (at, byte) in code.bytes().enumerate().skip(open) {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            _ => continue,
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    code.len()
+}
+
+/// Offsets of `word` in `code`, standing on its own: not a part of a longer identifier.
+fn words<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+    let bytes = code.as_bytes();
+    code.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        let before = *at == 0 || !is_word(bytes[at - 1]);
+        let after = bytes.get(at + word.len()).is_none_or(|byte| !is_word(*byte));
+        before && after
+    })
+}
+
+/// The identifier at the start of `rest`.
+fn identifier(rest: &str) -> &str {
+    let end = rest.bytes().position(|byte| !is_word(byte)).unwrap_or(rest.len());
+    &rest[..end]
+}
+
+/// Every path that `source` names from the crate's root, as `module::item`, with its offset.
+fn root_paths(source: &Source) -> Vec<(usize, String)> {
+    let code = &source.shipped;
+    let mut found = Vec::new();
+    let root = if source.layer() == "bin" { "sealmq" } else { "crate" };
+    for at in words(code, root) {
+        expand(&code[at + root.len()..], String::new(), &mut |path| found.push((at, path)));
+    }
+    let depth = source.module().len();
+    let mut passed = 0;
+    for at in words(code, "super").filter(|_| depth > 0) {
+        if at < passed {
+            continue;
+        }
+        let chain = code[at..].split("::").take_while(|part| *part == "super").count();
+        passed = at + chain * "super::".len();
+        if chain == depth {
+            let rest = code.get(passed - 2..).unwrap_or_default();
+            expand(rest, String::new(), &mut |path| found.push((at, path)));
+        }
+    }
+    found
+}
+
+/// Follows `::name::name` and `::{a, b::c}` and hands each path out with `::` between its first two parts.
+fn expand(rest: &str, prefix: String, out: &mut dyn FnMut(String)) {
+    let Some(rest) = rest.trim_start().strip_prefix("::") else {
+        if !prefix.is_empty() {
+            out(prefix);
+        }
+        return;
+    };
+    let rest = rest.trim_start();
+    if !rest.starts_with('{') {
+        let name = identifier(rest);
+        let path = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}::{name}") };
+        return expand(&rest[name.len()..], path, out);
+    }
+    let group = &rest[1..closing_brace(rest, 0).saturating_sub(1)];
+    let (mut depth, mut start) = (0usize, 0);
+    for (at, byte) in group.bytes().chain([b',']).enumerate() {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            b',' if depth == 0 => {
+                expand(&format!("::{}", group[start..at].trim()), prefix.clone(), out);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+// The rules. Each takes what it needs and returns what it found.
+
+fn check_imports(source: &Source) -> Vec<Finding> {
+    let layer = source.layer();
+    let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == layer) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (at, path) in root_paths(source) {
+        let target = identifier(&path);
+        let is_layer = LAYERS.iter().any(|(name, _)| *name == target);
+        if is_layer && target != layer && !allowed.contains(&target) {
+            let remedy =
+                format!("`{layer}` may import [{}]: see the table in src/lib.rs", allowed.join(", "));
+            found.push(source.finding(at, format!("`{layer}` imports `{path}`"), remedy));
+        }
+        if CLOSED_DOORS.iter().any(|(from, door)| *from == layer && path.starts_with(door)) {
+            let remedy = "it may know AMQP's values, not its frames";
+            found.push(source.finding(at, format!("`{layer}` imports `{path}`"), remedy));
+        }
+    }
+    found
+}
+
+fn check_powers(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for power in POWERS.iter().filter(|power| !power.owners.iter().any(|at| source.place().starts_with(at))) {
+        for word in power.words {
+            for at in words(&source.shipped, word).filter(|at| is_used(&source.shipped, *at, word)) {
+                let rule = format!("`{word}` ({}) outside {}", power.name, power.owners.join(", "));
+                found.push(source.finding(at, rule, power.remedy));
+            }
+        }
+    }
+    found
+}
+
+/// A crate's name counts where a path starts with it or a macro is called: a variable may share it.
+fn is_used(code: &str, at: usize, word: &str) -> bool {
+    let rest = code[at + word.len()..].trim_start();
+    let is_crate = !word.contains("::") && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    !is_crate || rest.starts_with("::") || rest.starts_with('!') || code[..at].trim_end().ends_with("use")
+}
+
+fn check_size(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let lines = source.text.lines().count() - source.test_lines;
+    if lines > FILE_LINES_MAX {
+        let rule = format!("{lines} lines without tests, {FILE_LINES_MAX} are allowed");
+        found.push(source.finding(0, rule, "split it by what it does, one `//!` each"));
+    }
+    for at in words(&source.shipped, "fn") {
+        let name = identifier(source.shipped[at + 2..].trim_start());
+        let end = item_end(&source.shipped, at);
+        let lines = 1 + source.shipped[at..end].matches('\n').count();
+        if !name.is_empty() && lines > FUNCTION_LINES_MAX {
+            let rule = format!("`{name}` has {lines} lines, {FUNCTION_LINES_MAX} are allowed");
+            found.push(source.finding(at, rule, "give its steps names of their own"));
+        }
+    }
+    found
+}
+
+fn check_text(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if !source.text.starts_with("//! ") {
+        found.push(source.finding(0, "no `//!` on the first line", "say what lives here and what must not"));
+    }
+    if let Some(at) = source.text.bytes().position(|byte| !byte.is_ascii()) {
+        found.push(source.finding(at, "a character that is not ASCII", "write it in ASCII, or as an escape"));
+    }
+    for word in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")] {
+        for at in words(&source.text, word) {
+            found.push(source.finding(at, format!("`{word}` left in"), "do it now, or open an issue"));
+        }
+    }
+    found
+}
+
+fn check_attributes(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for word in ["#[allow", "#![allow"] {
+        for (at, _) in source.code.match_indices(word) {
+            let remedy = "mend the cause, or use #[expect(.., reason = \"..\")]";
+            found.push(source.finding(at, "a lint is switched off", remedy));
+        }
+    }
+    for word in ["#[expect(", "#![expect("] {
+        for (at, _) in source.code.match_indices(word) {
+            let end = source.code[at..].find(']').map_or(source.code.len(), |n| at + n);
+            if words(&source.code[at..end], "reason").next().is_none() {
+                found.push(source.finding(at, "#[expect] without a reason", "add reason = \"..\""));
+            }
+        }
+    }
+    found
+}
+
+fn check_panics_and_channels(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if MUST_NOT_PANIC.contains(&source.layer()) {
+        for word in PANICS {
+            for (at, _) in source.shipped.match_indices(word) {
+                let remedy = "return this layer's error; a lock: unwrap_or_else(PoisonError::into_inner)";
+                found.push(source.finding(at, format!("`{word}` where bytes from outside pass"), remedy));
+            }
+        }
+    }
+    // std's `mpsc::channel()` takes no capacity, tokio's `channel(n)` does.
+    let std_channel = words(&source.shipped, "mpsc::channel").filter(|at| {
+        let rest = source.shipped[at + "mpsc::channel".len()..].trim_start();
+        let rest =
+            rest.strip_prefix("::<").map_or(rest, |inner| inner.split_once(">(").map_or("", |(_, end)| end));
+        rest.starts_with("()") || rest.starts_with(')')
+    });
+    let unbounded = words(&source.shipped, "unbounded_channel").chain(words(&source.shipped, "unbounded"));
+    for at in std_channel.chain(unbounded) {
+        found.push(source.finding(at, "a channel without a bound", "give it a bound from limits.rs"));
+    }
+    found
+}
+
+fn check_names(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let bytes = source.shipped.as_bytes();
+    let starts = (0..bytes.len()).filter(|at| is_word(bytes[*at]) && (*at == 0 || !is_word(bytes[at - 1])));
+    for at in starts {
+        let name = identifier(&source.shipped[at..]);
+        let defines = |keyword: &str| source.shipped[..at].trim_end().ends_with(keyword);
+        let is_type = defines("struct") || defines("enum") || defines("trait");
+        let vague = ["Manager", "Helper", "Helpers", "Util", "Utils"].iter().any(|word| name.ends_with(word));
+        if is_type && vague {
+            found.push(source.finding(at, format!("`{name}` names nothing"), "name it for what it is"));
+        }
+        if defines("fn") && name.starts_with("get_") {
+            found.push(source.finding(
+                at,
+                format!("`{name}`"),
+                "a getter carries the field's name, without get_",
+            ));
+        }
+        let plain = name.to_ascii_lowercase();
+        if ["_in_ms", "_in_bytes", "_in_seconds", "_in_secs", "_in_millis"]
+            .iter()
+            .any(|end| plain.ends_with(end))
+        {
+            found.push(source.finding(
+                at,
+                format!("`{name}`"),
+                "the unit stands last, without `in`: timeout_ms",
+            ));
+        }
+    }
+    found
+}
+
+fn check(source: &Source) -> Vec<Finding> {
+    let rules = [
+        check_text,
+        check_imports,
+        check_powers,
+        check_size,
+        check_attributes,
+        check_panics_and_channels,
+        check_names,
+    ];
+    rules.iter().flat_map(|rule| rule(source)).collect()
+}
+
+// Rules that look at all files at once.
+
+/// Files below `src/` that no `mod` line and no `[[bin]]` reaches.
+fn check_module_tree(sources: &[Source], manifest: &str) -> Vec<Finding> {
+    let mut reached: BTreeSet<String> = BTreeSet::from(["src/lib.rs".to_owned()]);
+    reached.extend(
+        manifest
+            .lines()
+            .filter_map(|line| Some(line.strip_prefix("path = \"")?.strip_suffix('"')?.to_owned())),
+    );
+    for source in sources {
+        let folder = match source.path.strip_suffix("/mod.rs").or(source.path.strip_suffix("/lib.rs")) {
+            Some(folder) => folder.to_owned(),
+            None => source.path.trim_end_matches(".rs").to_owned(),
+        };
+        for at in words(&source.code, "mod") {
+            let rest = source.code[at + 3..].trim_start();
+            let name = identifier(rest);
+            if rest[name.len()..].trim_start().starts_with(';') {
+                reached.insert(format!("{folder}/{name}.rs"));
+                reached.insert(format!("{folder}/{name}/mod.rs"));
+            }
+        }
+    }
+    let lost =
+        sources.iter().filter(|source| source.path.starts_with("src/") && !reached.contains(&source.path));
+    lost.map(|source| source.finding(0, "no `mod` line reaches this file", "declare it or delete it"))
+        .collect()
+}
+
+/// The layer table in the documentation of `src/lib.rs` and `LAYERS` must list the same modules in one order.
+fn check_layer_table(lib: &Source) -> Vec<Finding> {
+    let rows = lib.text.lines().filter(|line| line.starts_with("//! | L"));
+    let documented: Vec<&str> =
+        rows.flat_map(|row| row.split("[`").skip(1).filter_map(|part| part.split('`').next())).collect();
+    let enforced: Vec<&str> = LAYERS.iter().map(|(name, _)| *name).filter(|name| *name != "bin").collect();
+    let mut found = Vec::new();
+    if documented != enforced {
+        let rule = format!("the table lists {documented:?}, tests/tidy.rs enforces {enforced:?}");
+        found.push(lib.finding(0, rule, "change both together"));
+    }
+    for at in words(&lib.code, "mod") {
+        let name = identifier(lib.code[at + 3..].trim_start());
+        if !enforced.contains(&name) {
+            found.push(lib.finding(
+                at,
+                format!("`{name}` has no layer"),
+                "give it a row in the table and in LAYERS",
+            ));
+        }
+    }
+    found
+}
+
+fn rust_files(folder: &Path, out: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.is_dir() {
+            rust_files(&path, out);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+#[test]
+fn the_house_is_tidy() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    rust_files(&root.join("src"), &mut paths);
+    rust_files(&root.join("tests"), &mut paths);
+    paths.sort();
+    let sources: Vec<Source> = paths
+        .iter()
+        .map(|path| {
+            let text =
+                std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            Source::new(&path.strip_prefix(root).expect("below the root").to_string_lossy(), &text)
+        })
+        .collect();
+    let manifest = std::fs::read_to_string(root.join("Cargo.toml")).expect("Cargo.toml is readable");
+    let lib = sources.iter().find(|source| source.path == "src/lib.rs").expect("src/lib.rs exists");
+    let mut found = check_layer_table(lib);
+    found.extend(check_module_tree(&sources, &manifest));
+    found.extend(sources.iter().flat_map(check));
+    let report: Vec<String> = found.iter().map(Finding::to_string).collect();
+    assert!(found.is_empty(), "{} rules broken:\n{}\n", found.len(), report.join("\n"));
+}
+
+/// The checker itself, held to bad samples: each rule must see what it is for, and no more.
+#[cfg(test)]
+mod samples {
+    use super::*;
+
+    /// The rules that `code`, in a file with a proper first line at `path`, breaks.
+    fn broken(path: &str, code: &str) -> Vec<String> {
+        check(&Source::new(path, &format!("//! What lives here.\n{code}\n")))
+            .into_iter()
+            .map(|found| found.rule)
+            .collect()
+    }
+
+    fn assert_clean(path: &str, code: &str) {
+        assert_eq!(broken(path, code), Vec::<String>::new(), "{path}: {code}");
+    }
+
+    fn assert_broken(path: &str, code: &str, rule: &str) {
+        let found = broken(path, code);
+        assert!(
+            found.iter().any(|text| text.contains(rule)),
+            "{path}: {code}: expected `{rule}`, found {found:?}"
+        );
+    }
+
+    #[test]
+    fn an_import_from_a_lower_layer_is_found_however_it_is_written() {
+        let ways = [
+            "use crate::engine::Hub;",
+            "use crate::{limits, engine::{self, Hub}};",
+            "use crate::{limits::{A, B}, engine};",
+            "fn f() { crate::engine::run() }",
+            "use super::super::engine::Hub;",
+            "use super::super::{engine::Hub};",
+            "pub use crate::engine as e;",
+        ];
+        for way in ways {
+            assert_broken("src/amqp/frame.rs", way, "`amqp` imports `engine");
+        }
+    }
+
+    #[test]
+    fn an_import_from_above_or_from_the_same_layer_is_allowed() {
+        assert_clean(
+            "src/amqp/frame.rs",
+            "use crate::limits::A;\nuse super::writer::W;\nuse crate::amqp::reader::R;",
+        );
+        assert_clean("src/session/mod.rs", "use crate::{amqp::{frame, table::T}, broker, limits};");
+        assert_clean("src/tools/ctl/mod.rs", "use crate::server::control;\nuse super::super::server::x;");
+        assert_clean("src/bin/sealmq.rs", "use sealmq::server::config;");
+        assert_clean("src/amqp/mod.rs", "pub(crate) fn engine() {}\n// crate::engine is not for us\n");
+    }
+
+    #[test]
+    fn a_closed_door_is_found() {
+        assert_broken(
+            "src/broker/queue.rs",
+            "use crate::amqp::{field_table::T, frame::F};",
+            "imports `amqp::frame",
+        );
+        assert_clean("src/broker/queue.rs", "use crate::amqp::field_table::Table;");
+        assert_broken("src/bin/sealmq.rs", "use sealmq::store::Store;", "`bin` imports `store");
+    }
+
+    #[test]
+    fn each_power_has_its_owner() {
+        let cases = [
+            ("src/store/commit.rs", "use aes_gcm::Aes256Gcm;", "cryptography"),
+            ("src/store/commit.rs", "fn f() { rocksdb::DB::open() }", "RocksDB"),
+            ("src/engine/mod.rs", "use tokio::net::TcpStream;", "TLS and TCP"),
+            ("src/session/mod.rs", "use tokio::sync::Notify;", "runtime"),
+            ("src/broker/queue.rs", "use std::sync::Mutex;", "locks"),
+            ("src/server/run.rs", "fn f() { std::process::exit(1) }", "ending the process"),
+            ("src/broker/queue.rs", "fn f() { std::time::Instant::now(); }", "clock"),
+            ("src/session/mod.rs", "fn f() { getrandom::fill(b); }", "randomness"),
+            ("src/seal/key.rs", "use std::fs;", "files"),
+            ("src/engine/hub.rs", "fn f() -> anyhow::Result<()> { Err(anyhow!(x)) }", "anyhow"),
+            ("src/broker/queue.rs", "#[derive(serde::Serialize)] struct Q;", "serialization"),
+            ("src/engine/hub.rs", "fn f() { std::env::var(a); }", "environment"),
+        ];
+        for (path, code, power) in cases {
+            assert_broken(path, code, power);
+        }
+        assert_clean("src/store/rocks.rs", "use rocksdb::DB;");
+        assert_clean("src/seal/xaes.rs", "use aes_gcm::Aes256Gcm;\nuse aes::Aes256;");
+        assert_clean("src/broker/queue.rs", "fn f(aes: u8) -> u8 { aes + 1 }");
+        assert_clean(
+            "src/broker/queue.rs",
+            "#[cfg(test)]\nmod tests { use std::sync::Mutex; fn f() { x.unwrap() } }",
+        );
+    }
+
+    #[test]
+    fn a_panic_is_found_only_where_bytes_from_outside_pass() {
+        for code in ["fn f() { x.unwrap() }", "fn f() { x.expect(y) }", "fn f() { panic!() }"] {
+            assert_broken("src/amqp/frame.rs", code, "where bytes from outside pass");
+            assert_clean("src/tools/mod.rs", code);
+        }
+        assert_clean("src/amqp/frame.rs", "// x.unwrap()\n/* panic!() */ const A: &str = \".unwrap()\";");
+        assert_clean(
+            "src/amqp/frame.rs",
+            "const A: &str = r#\"\" .unwrap() \"#; const Q: char = '\"'; const B: u8 = b'\\'';",
+        );
+        assert_broken(
+            "src/amqp/frame.rs",
+            "const Q: char = '\"'; fn f<'a>() { x.unwrap() } const R: char = '\"';",
+            "unwrap",
+        );
+    }
+
+    #[test]
+    fn a_channel_needs_a_bound() {
+        for code in ["mpsc::unbounded_channel()", "mpsc::channel()", "mpsc::channel::<Vec<u8>>()"] {
+            assert_broken("src/net/mod.rs", &format!("fn f() {{ {code}; }}"), "without a bound");
+        }
+        assert_clean("src/net/mod.rs", "fn f() { mpsc::channel(64); mpsc::channel::<u8>(limits::A); }");
+        assert_clean("src/session/mod.rs", "fn f() { self.channel() }");
+    }
+
+    #[test]
+    fn a_lint_is_not_switched_off_without_a_reason() {
+        assert_broken("src/net/mod.rs", "#[allow(dead_code)] fn f() {}", "switched off");
+        assert_broken("src/net/mod.rs", "#[expect(dead_code)] fn f() {}", "without a reason");
+        assert_clean("src/net/mod.rs", "#[expect(dead_code, reason = \"a test uses it\")] fn f() {}");
+    }
+
+    #[test]
+    fn sizes_are_bounded_and_tests_do_not_count() {
+        let long = format!("fn long() {{\n{}}}", "    step();\n".repeat(FUNCTION_LINES_MAX));
+        assert_broken("src/net/mod.rs", &long, "`long` has");
+        let fits = format!("fn fits() {{\n{}}}", "    step();\n".repeat(FUNCTION_LINES_MAX - 2));
+        assert_clean("src/net/mod.rs", &fits);
+        let rows = "const A: u8 = 1;\n".repeat(FILE_LINES_MAX);
+        assert_broken("src/net/mod.rs", &rows, "lines without tests");
+        assert_clean("src/net/mod.rs", &format!("#[cfg(test)]\nmod tests {{\n{rows}}}"));
+        assert_clean("src/net/tests.rs", &rows);
+    }
+
+    #[test]
+    fn names_and_text_follow_the_house() {
+        assert_broken("src/net/mod.rs", "struct QueueManager;", "names nothing");
+        assert_broken("src/net/mod.rs", "fn get_size() {}", "get_size");
+        assert_broken("src/net/mod.rs", "const TIMEOUT_IN_MS: u8 = 1;", "TIMEOUT_IN_MS");
+        assert_broken("src/net/mod.rs", concat!("// TO", "DO later"), "left in");
+        assert_broken("src/net/mod.rs", "// caf\u{e9}", "not ASCII");
+        let bare = check(&Source::new("src/net/mod.rs", "fn f() {}\n"));
+        assert_eq!(bare.len(), 1);
+        assert_eq!(
+            bare[0].to_string(),
+            "src/net/mod.rs:1: no `//!` on the first line; say what lives here and what must not"
+        );
+    }
+
+    #[test]
+    fn a_file_outside_the_module_tree_is_found() {
+        let at = |path: &str, code: &str| Source::new(path, &format!("//! Here.\n{code}"));
+        let sources = [
+            at("src/lib.rs", "pub mod amqp;"),
+            at("src/amqp/mod.rs", "mod frame;"),
+            at("src/amqp/frame.rs", "#[cfg(test)]\nmod tests;"),
+            at("src/amqp/frame/tests.rs", ""),
+            at("src/amqp/lost.rs", ""),
+            at("src/bin/tool.rs", ""),
+        ];
+        let found = check_module_tree(&sources, "path = \"src/bin/tool.rs\"\n");
+        assert_eq!(found.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), ["src/amqp/lost.rs"]);
+    }
+
+    #[test]
+    fn the_documented_layers_must_be_the_enforced_ones() {
+        let rows = |names: &[&str]| {
+            let table: Vec<String> =
+                names.iter().map(|name| format!("//! | L | [`{name}`] | x |\n")).collect();
+            Source::new("src/lib.rs", &format!("//! Map.\n{}", table.concat()))
+        };
+        let enforced: Vec<&str> =
+            LAYERS.iter().map(|(name, _)| *name).filter(|name| *name != "bin").collect();
+        assert_eq!(check_layer_table(&rows(&enforced)).len(), 0);
+        assert_eq!(check_layer_table(&rows(&enforced[1..])).len(), 1);
+        let stray = Source::new("src/lib.rs", &format!("{}pub mod attic;\n", rows(&enforced).text));
+        assert_eq!(check_layer_table(&stray).len(), 1);
+    }
+}
