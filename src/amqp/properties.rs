@@ -1,0 +1,145 @@
+//! Basic's content header and its properties (AMQP 0-9-1 section 4.2.6), borrowed. The broker keeps the
+//! block as the publisher sent it and reads it only to decide; `Properties::encode` is for the few
+//! messages whose headers the broker itself changes.
+
+use super::field_table::Table;
+use super::reader::{DecodeError, Reader};
+use super::writer::Writer;
+
+/// A content header frame's payload.
+#[derive(Clone, Copy, Debug)]
+pub struct ContentHeader<'a> {
+    /// 60 for basic, the only class with content
+    pub class_id: u16,
+    /// the body's length in bytes, in all its frames together
+    pub body_size: u64,
+    /// property flags and list
+    pub properties: &'a [u8],
+}
+
+impl<'a> ContentHeader<'a> {
+    /// Reads a content header frame's payload; the properties are not looked into.
+    pub fn decode(payload: &'a [u8]) -> Result<ContentHeader<'a>, DecodeError> {
+        let mut r = Reader::new(payload);
+        let class_id = r.u16()?;
+        let _weight = r.u16()?;
+        let body_size = r.u64()?;
+        Ok(ContentHeader { class_id, body_size, properties: r.rest() })
+    }
+}
+
+macro_rules! properties {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident -> $ty:ty = $bit:literal;)*) => {
+        /// Basic's properties, each absent or borrowed from the block.
+        #[derive(Clone, Copy, Default, PartialEq)]
+        pub struct Properties<'a> { $($(#[$doc])* pub $name: Option<$ty>,)* }
+
+        impl<'a> Properties<'a> {
+            /// Reads flags and list; all bytes must be used up.
+            pub fn decode(block: &'a [u8]) -> Result<Properties<'a>, DecodeError> {
+                let mut r = Reader::new(block);
+                let flags = r.u16()?;
+                // Bit 0 would announce a second flag word; basic has 14 properties, so none exists.
+                if flags & 1 != 0 {
+                    return Err(DecodeError::Trailing);
+                }
+                let mut p = Properties::default();
+                $(if flags & (1 << $bit) != 0 { p.$name = Some(r.$kind()?); })*
+                if flags & (1 << 2) != 0 {
+                    r.short_str()?;
+                }
+                r.end()?;
+                Ok(p)
+            }
+
+            /// Appends flags and list.
+            pub fn encode(&self, out: &mut Vec<u8>) {
+                let mut flags = 0u16;
+                $(if self.$name.is_some() { flags |= 1 << $bit; })*
+                let mut w = Writer::new(out);
+                w.u16(flags);
+                $(if let Some(v) = self.$name { w.$kind(v); })*
+            }
+        }
+    };
+}
+
+properties! {
+    /// MIME type
+    content_type: short_str -> &'a [u8] = 15;
+    /// MIME encoding
+    content_encoding: short_str -> &'a [u8] = 14;
+    /// application headers; the headers exchange and dead-lettering read them
+    headers: table -> Table<'a> = 13;
+    /// 2 is persistent; anything else transient
+    delivery_mode: u8 -> u8 = 12;
+    /// 0 to 255, larger first
+    priority: u8 -> u8 = 11;
+    /// set by the application
+    correlation_id: short_str -> &'a [u8] = 10;
+    /// where replies go; `amq.rabbitmq.reply-to` is rewritten by the broker
+    reply_to: short_str -> &'a [u8] = 9;
+    /// time to live in milliseconds, as decimal text
+    expiration: short_str -> &'a [u8] = 8;
+    /// set by the application
+    message_id: short_str -> &'a [u8] = 7;
+    /// seconds since 1970
+    timestamp: u64 -> u64 = 6;
+    /// set by the application
+    kind: short_str -> &'a [u8] = 5;
+    /// must be the connection's user, RabbitMQ checks it
+    user_id: short_str -> &'a [u8] = 4;
+    /// set by the application
+    app_id: short_str -> &'a [u8] = 3;
+}
+
+/// The value of delivery_mode that makes a message survive a restart in a durable queue.
+pub const PERSISTENT: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::field_table::{TableWriter, Value};
+
+    #[test]
+    fn properties_come_back_as_they_were_written() {
+        let headers = TableWriter::new().entry("x", Value::Bool(true));
+        let p = Properties {
+            content_type: Some(b"application/json"),
+            headers: Some(headers.as_table()),
+            delivery_mode: Some(PERSISTENT),
+            timestamp: Some(12),
+            app_id: Some(b"app"),
+            ..Properties::default()
+        };
+        let mut block = Vec::new();
+        p.encode(&mut block);
+        assert!(Properties::decode(&block) == Ok(p));
+        for cut in 0..block.len() {
+            assert!(Properties::decode(&block[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn reads_the_flags_in_the_specifications_order() {
+        let block = [0b1001_0000, 0, 1, b'a', 2];
+        let p = Properties::decode(&block).unwrap();
+        assert_eq!((p.content_type, p.delivery_mode), (Some(&b"a"[..]), Some(2)));
+    }
+
+    #[test]
+    fn the_deprecated_cluster_id_is_skipped() {
+        assert!(Properties::decode(&[0, 0b100, 1, b'c']) == Ok(Properties::default()));
+    }
+
+    #[test]
+    fn a_second_flag_word_is_refused() {
+        assert!(Properties::decode(&[0, 1, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn a_content_header_gives_the_body_size() {
+        let h = ContentHeader::decode(&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0x10, 0, 2]).unwrap();
+        assert_eq!((h.class_id, h.body_size, h.properties), (60, 256, &[0x10, 0, 2][..]));
+    }
+}

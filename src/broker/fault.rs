@@ -1,0 +1,93 @@
+//! A peer's fault: the reply code and text that RabbitMQ answers it with. Operating faults (disk, I/O)
+//! are not faults of a peer and have their own types.
+
+use crate::amqp::reply_code::{ReplyCode, Scope};
+use crate::limits::REPLY_TEXT_BYTES_MAX;
+
+/// Why a request of a client is refused. The scope comes from the code, unless it is made hard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    code: ReplyCode,
+    explanation: String,
+    scope: Scope,
+}
+
+impl Fault {
+    /// A fault whose code decides whether the channel or the connection closes.
+    pub fn new(code: ReplyCode, explanation: impl Into<String>) -> Fault {
+        Fault { code, explanation: explanation.into(), scope: code.scope() }
+    }
+
+    /// The same fault, closing the connection whatever its code says (logins, for one).
+    pub fn hard(self) -> Fault {
+        Fault { scope: Scope::Connection, ..self }
+    }
+
+    /// 404 for a queue, in RabbitMQ's words.
+    pub fn no_queue(queue: &[u8], vhost: &str) -> Fault {
+        Fault::new(ReplyCode::NotFound, format!("no queue '{}' in vhost '{vhost}'", lossy(queue)))
+    }
+
+    /// 404 for an exchange, in RabbitMQ's words.
+    pub fn no_exchange(exchange: &[u8], vhost: &str) -> Fault {
+        Fault::new(ReplyCode::NotFound, format!("no exchange '{}' in vhost '{vhost}'", lossy(exchange)))
+    }
+
+    /// 405 for a queue that another connection holds exclusively, in RabbitMQ's words.
+    pub fn locked(queue: &[u8], vhost: &str) -> Fault {
+        let text = format!(
+            "cannot obtain exclusive access to locked queue '{}' in vhost '{vhost}'. It could be originally \
+             declared on another connection or the exclusive property value does not match that of the \
+             original declaration.",
+            lossy(queue)
+        );
+        Fault::new(ReplyCode::ResourceLocked, text)
+    }
+
+    /// 541: the store has failed, nothing can be promised any more.
+    pub fn store_failed() -> Fault {
+        Fault::new(ReplyCode::InternalError, "the store has failed")
+    }
+
+    /// The reply code.
+    pub fn code(&self) -> ReplyCode {
+        self.code
+    }
+
+    /// What it closes.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// `NAME - explanation`, cut at the 255 bytes of a short string, as RabbitMQ does.
+    pub fn reply_text(&self) -> String {
+        let mut text = format!("{} - {}", self.code.name(), self.explanation);
+        if text.len() > REPLY_TEXT_BYTES_MAX {
+            let cut = (0..=REPLY_TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(cut);
+        }
+        text
+    }
+}
+
+/// A name for a text that people read: names are bytes, texts are UTF-8.
+pub fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reply_texts_read_as_rabbitmqs() {
+        let text = Fault::no_queue(b"jobs", "/").reply_text();
+        assert_eq!(text, "NOT_FOUND - no queue 'jobs' in vhost '/'");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_at_a_character() {
+        let text = Fault::new(ReplyCode::NotFound, "\u{e9}".repeat(200)).reply_text();
+        assert!(text.len() <= 255 && text.len() >= 253, "{}", text.len());
+    }
+}
