@@ -1,7 +1,7 @@
 # The broker's image. Two ways to the same image:
 #
 #   docker build -t sealmq .                     builds everything from source (the last stage; some twenty minutes)
-#   docker build -t sealmq --target prebuilt .   takes the binaries that this host has put into dist/ (Debian 12)
+#   docker build -t sealmq --target prebuilt .   takes this host's binaries from target/dist/ (built on Debian 12)
 #
 # Stages are in this order because the classic builder runs every stage before the one that is asked for.
 
@@ -33,9 +33,9 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=6 CMD ["/usr/bin/sealmq", "healthcheck"]
 ENTRYPOINT ["/usr/bin/sealmq"]
 
-# The LICENSE travels with the binaries; it also keeps this COPY valid where dist/ does not exist.
+# The LICENSE travels with the binaries; it also keeps this COPY valid where target/dist/ does not exist.
 FROM runtime AS prebuilt
-COPY LICENSE dist*/ /usr/lib/sealmq/
+COPY LICENSE target/dist*/ /usr/lib/sealmq/
 
 FROM ${RUST} AS build
 RUN apt-get update -qq \
