@@ -47,47 +47,55 @@ def free_port():
 class Native:
     """A broker of our own: one folder, one process."""
 
-    def __init__(self, folder, mode):
-        binaries = Path(os.environ["SEALMQ_BIN"])
-        certs, secrets = folder / "ssl", folder / "secrets"
-        subprocess.run([binaries / "sealmq-init", "--certs", certs, "--secrets", secrets], check=True, stdout=subprocess.DEVNULL)
-        tls_port, plain_port = free_port(), free_port()
-        config = folder / "sealmq.conf"
-        lines = (LAB / "rabbitmq.conf").read_text().replace("/etc/rabbitmq/ssl", str(certs))
-        lines = lines.replace("listeners.tcp.default = 5672", f"listeners.tcp.1 = 127.0.0.1:{plain_port}")
-        lines = lines.replace("listeners.ssl.default = 5671", f"listeners.ssl.1 = 127.0.0.1:{tls_port}")
-        config.write_text(
-            f"{lines}data_dir = {folder}/data\nat_rest.kek.file = {secrets}/at_rest_kek\ncontrol.socket = {folder}/ctl.sock\n"
-        )
+    def __init__(self, folder, tls="1", at_rest="sealed"):
+        self.binaries = Path(os.environ["SEALMQ_BIN"])
+        self.folder = folder
+        self.data = folder / "data"
+        self.certs = folder / "ssl"
+        self.tls_port, self.plain_port = free_port(), free_port()
+        init = [self.binaries / "sealmq-init", "--certs", self.certs, "--secrets", folder / "secrets"]
+        subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
+        self.configure(at_rest)
         self.environment = {
             "RABBITMQ_BROKER": "localhost",
-            "RABBITMQ_USER": "lab",
+            "RABBITMQ_USER": "croupier-of-this-run",
             "RABBITMQ_PASS": "a-password-for-this-run",
-            "RABBITMQ_PORT": str(tls_port if mode == "1" else plain_port),
-            "RABBITMQ_SSL_DIR": str(certs),
-            "TLS_ENABLE": mode,
+            "RABBITMQ_PORT": str(self.tls_port if tls == "1" else self.plain_port),
+            "RABBITMQ_SSL_DIR": str(self.certs),
+            "TLS_ENABLE": tls,
         }
-        self.log = (folder / "broker.log").open("w+")
+        self.start()
+
+    def configure(self, at_rest):
+        """The labs' file, with this run's places."""
+        lines = (LAB / "rabbitmq.conf").read_text().replace("/etc/rabbitmq/ssl", str(self.certs))
+        lines = lines.replace("listeners.tcp.default = 5672", f"listeners.tcp.1 = 127.0.0.1:{self.plain_port}")
+        lines = lines.replace("listeners.ssl.default = 5671", f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}")
+        lines += f"data_dir = {self.data}\nat_rest.mode = {at_rest}\ncontrol.socket = {self.folder}/ctl.sock\n"
+        if at_rest == "sealed":
+            lines += f"at_rest.kek.file = {self.folder}/secrets/at_rest_kek\n"
+        (self.folder / "sealmq.conf").write_text(lines)
+
+    def start(self):
+        self.log = (self.folder / "broker.log").open("a+")
         self.process = subprocess.Popen(
-            [binaries / "sealmq", "--config", config],
+            [self.binaries / "sealmq", "--config", self.folder / "sealmq.conf"],
             env=os.environ | self.environment,
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
-        self.wait_until_it_accepts(int(self.environment["RABBITMQ_PORT"]))
-
-    def wait_until_it_accepts(self, port):
+        port = int(self.environment["RABBITMQ_PORT"])
         deadline = time.monotonic() + STARTUP_SECONDS_MAX
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                break
+        while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return
             time.sleep(0.05)
         self.process.kill()
-        self.log.seek(0)
-        pytest.fail(f"the broker did not come up on port {port}:\n{self.log.read()}")
+        pytest.fail(f"the broker did not come up on port {port}:\n{self.logged()}")
+
+    def logged(self):
+        return (self.folder / "broker.log").read_text(errors="replace")
 
     def stop(self):
         self.process.terminate()
@@ -96,7 +104,7 @@ class Native:
         except subprocess.TimeoutExpired:
             self.process.kill()
             pytest.fail("the broker did not stop within 30 s of SIGTERM")
-        assert status == 0, f"the broker ended with {status} after SIGTERM"
+        assert status == 0, f"the broker ended with {status} after SIGTERM:\n{self.logged()}"
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +116,23 @@ def broker(request, tmp_path_factory):
     native = Native(tmp_path_factory.mktemp("broker"), request.param)
     yield native.environment
     native.stop()
+
+
+@pytest.fixture
+def native(tmp_path_factory):
+    """Makes brokers of our own, with the arguments of Native; stops them at the end."""
+    if "SEALMQ_BIN" not in os.environ:
+        pytest.skip("only with binaries of our own (SEALMQ_BIN)")
+    made = []
+
+    def make(**arguments):
+        made.append(Native(tmp_path_factory.mktemp("broker"), **arguments))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        if broker.process.poll() is None:
+            broker.stop()
 
 
 class Client:

@@ -1,0 +1,109 @@
+"""What a disk shows: canaries everywhere that a client can put a text, then every byte of the data directory.
+
+The plain store is the positive control: each canary that the sealed store must not show stands there.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAB = Path(__file__).parent
+
+CANARIES = {
+    "body": "canary-body-3f9a1c",
+    "long body": "canary-long-body-77b0e2",
+    "header name": "canary-header-name-5d21",
+    "header value": "canary-header-value-90ce",
+    "property": "canary-correlation-id-44aa",
+    "routing key": "canary.routing.key.b81f",
+    "queue": "canary-queue-6c0d",
+    "exchange": "canary-exchange-e7f3",
+    "binding key": "canary.binding.*.1b9c",
+    "binding argument": "canary-binding-argument-d024",
+    "queue argument": "canary-queue-argument-8e55",
+    "user": "croupier-of-this-run",
+}
+# Nowhere, in neither mode: a store holds its hash.
+PASSWORD = "a-password-for-this-run"
+
+PUBLISH = """
+import sys, lab, pika
+C = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+channel = lab.connect().channel()
+channel.exchange_declare(C["exchange"], "topic", durable=True)
+channel.queue_declare(C["queue"], durable=True, arguments={"x-note": C["queue argument"]})
+channel.queue_bind(C["queue"], C["exchange"], C["routing key"])
+channel.queue_bind(C["queue"], C["exchange"], C["binding key"], arguments={"note": C["binding argument"]})
+channel.confirm_delivery()
+properties = pika.BasicProperties(delivery_mode=2, headers={C["header name"]: C["header value"]}, correlation_id=C["property"])
+channel.basic_publish(C["exchange"], C["routing key"], C["body"].encode(), properties, mandatory=True)
+long = (C["long body"] + " ").encode() * 20000
+channel.basic_publish(C["exchange"], C["routing key"], long, properties, mandatory=True)
+# Acknowledged messages must not linger readable either.
+channel.basic_publish(C["exchange"], C["routing key"], C["body"].encode(), properties, mandatory=True)
+"""
+
+
+def publish_canaries(broker):
+    pairs = [word for pair in CANARIES.items() for word in pair]
+    environment = os.environ | broker.environment
+    subprocess.run([sys.executable, "-c", PUBLISH, *pairs], cwd=LAB, env=environment, check=True, timeout=60)
+
+
+def scan(broker, *needles):
+    """True when the data directory shows one of the needles, as text, UTF-16, hex or base64."""
+    command = [broker.binaries / "sealmq-forensics", "scan", broker.data]
+    for needle in needles:
+        command += ["--needle", needle]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode in (0, 1), run.stderr
+    return run.returncode == 1, run.stdout
+
+
+@pytest.mark.parametrize("moment", ["while it runs", "after it stopped", "after kill -9 and a restart"])
+def test_a_sealed_store_shows_nothing_and_a_plain_one_everything(native, moment):
+    sealed, plain = native(), native(at_rest="plain-insecure")
+    for broker in (sealed, plain):
+        publish_canaries(broker)
+        if moment == "after it stopped":
+            broker.stop()
+        elif moment != "while it runs":
+            broker.process.kill()
+            broker.process.wait(10)
+            broker.start()
+    found, report = scan(sealed, *CANARIES.values(), PASSWORD)
+    assert not found, report
+    for place, canary in CANARIES.items():
+        found, _ = scan(plain, canary)
+        assert found, f"the plain store does not show the {place}: the scan proves nothing about it"
+    for broker in (sealed, plain):
+        assert not scan(broker, PASSWORD)[0], "a password stands in a store"
+
+
+def test_the_log_shows_no_canary(native):
+    broker = native()
+    publish_canaries(broker)
+    broker.stop()
+    shown = [place for place, canary in CANARIES.items() if canary in broker.logged()]
+    # Names identify what a log line is about; contents and secrets never do.
+    assert not set(shown) & {"body", "long body", "header name", "header value", "property", "binding argument"}
+    assert PASSWORD not in broker.logged()
+
+
+def test_the_same_message_twice_gives_different_bytes(native):
+    broker = native()
+    publish_canaries(broker)
+    publish_canaries(broker)
+    broker.stop()
+    distinct = 0
+    for file in (file for file in (broker.data / "db").iterdir() if file.is_file()):
+        content = file.read_bytes()
+        # The long body repeats every 48 bytes: a mode that leaks equality would show equal blocks.
+        # Padding of the file itself (runs of a few byte values) does not count.
+        blocks = [block for block in (content[at : at + 16] for at in range(0, len(content) - 16, 16)) if len(set(block)) > 4]
+        assert len(set(blocks)) == len(blocks), f"{file.name}: equal blocks in sealed data"
+        distinct += len(blocks)
+    assert distinct > 10000, "the messages are not where this test looks"
