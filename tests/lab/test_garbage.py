@@ -55,7 +55,10 @@ def drain(stream):
 
 
 def assert_serves(broker):
-    subprocess.run([sys.executable, "work_queue.py", "send", "2"], cwd=LAB, env=os.environ | broker.environment, check=True, timeout=60)
+    over_tls = broker.environment | {"TLS_ENABLE": "1", "RABBITMQ_PORT": str(broker.tls_port)}
+    for environment in (broker.environment, over_tls):
+        command = [sys.executable, "work_queue.py", "send", "2"]
+        subprocess.run(command, cwd=LAB, env=os.environ | environment, check=True, timeout=60)
 
 
 def assert_log_names(broker, stranger):
@@ -84,7 +87,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_stranger_is_cut_off_and_the_broker_serves_on(native, case):
-    broker = native()
+    broker = native(tls="0")  # both listeners
     before = memory_bytes(broker)
     way, payload = CASES[case]
     stream = connect_tls(broker) if way == "inside tls" else connect(broker.tls_port if way == "tls port" else broker.plain_port)
@@ -99,7 +102,7 @@ def test_a_stranger_is_cut_off_and_the_broker_serves_on(native, case):
 
 
 def test_ten_thousand_connections_that_come_and_go(native):
-    broker = native()
+    broker = native(tls="0")  # both listeners
     assert_serves(broker)
     before = memory_bytes(broker)
     for number in range(CONNECTIONS_DROPPED):
