@@ -4,6 +4,7 @@
 //! Vocabulary: an *entry* is one message's place in one queue; it is *ready* in the queue, or *taken*
 //! (handed to a consumer's outbox or session, which owns it until it is settled or given back).
 
+pub mod credit;
 pub mod fault;
 pub mod id;
 pub mod message;
