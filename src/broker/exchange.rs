@@ -7,6 +7,7 @@ use super::name::{Name, ResourceKind};
 use super::small_map::SmallMap;
 use super::topic::{Left, Trie};
 use crate::amqp::field_table::{Table, Value};
+use crate::amqp::reader::DecodeError;
 use foldhash::quality::RandomState;
 use rpds::HashTrieMapSync;
 use std::sync::Arc;
@@ -296,9 +297,46 @@ impl<Q: Clone> Targets<Q> {
     }
 }
 
+/// A field table's bytes with its entries ordered by name, as RabbitMQ stores and compares arguments.
+/// Fails where the table cannot be read or is nested too deeply.
+pub fn ordered(table: Table<'_>) -> Result<Arc<[u8]>, DecodeError> {
+    table.validate()?;
+    let mut entries = Vec::new();
+    let mut rest = table.raw();
+    for entry in table.iter() {
+        let (name, value) = entry?;
+        let length = 1 + name.len() + 1 + value_length(value);
+        let (bytes, behind) = rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        entries.push((name, bytes));
+        rest = behind;
+    }
+    entries.sort_by_key(|(name, _)| *name);
+    Ok(entries.into_iter().flat_map(|(_, bytes)| bytes).copied().collect())
+}
+
+/// Bytes of a value on the wire, its tag left out (AMQP 0-9-1 section 4.2.1, with RabbitMQ's tags).
+fn value_length(value: Value<'_>) -> usize {
+    match value {
+        Value::Void => 0,
+        Value::Bool(_) | Value::I8(_) | Value::U8(_) => 1,
+        Value::I16(_) | Value::U16(_) => 2,
+        Value::I32(_) | Value::U32(_) | Value::F32(_) => 4,
+        Value::Decimal(..) => 5,
+        Value::I64(_) | Value::F64(_) | Value::Timestamp(_) => 8,
+        Value::LongStr(bytes) | Value::Bytes(bytes) => 4 + bytes.len(),
+        Value::Table(table) => 4 + table.raw().len(),
+        Value::Array(array) => 4 + array.raw().len(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amqp::field_table::TableWriter;
+
+    fn table(entries: &[(&str, Value<'_>)]) -> TableWriter {
+        entries.iter().fold(TableWriter::new(), |table, (name, value)| table.entry(name, *value))
+    }
 
     #[test]
     fn knows_the_kinds_by_their_wire_names() {
@@ -307,5 +345,34 @@ mod tests {
             assert_eq!(ExchangeKind::parse(kind.as_str().as_bytes()), Some(kind));
         }
         assert_eq!(ExchangeKind::parse(b"x-unknown"), None);
+    }
+
+    #[test]
+    fn orders_every_type_of_value_by_name() {
+        let inner = table(&[("k", Value::LongStr(b"v"))]);
+        let empty = table(&[]);
+        let values = [
+            ("q", Value::Bool(true)),
+            ("p", Value::I8(1)),
+            ("o", Value::U8(1)),
+            ("n", Value::I16(1)),
+            ("m", Value::U16(1)),
+            ("l", Value::I32(1)),
+            ("k", Value::U32(1)),
+            ("j", Value::I64(1)),
+            ("i", Value::F32(1.0)),
+            ("h", Value::F64(1.0)),
+            ("g", Value::Decimal(1, 2)),
+            ("f", Value::LongStr(b"x")),
+            ("e", Value::Bytes(b"yz")),
+            ("d", Value::Timestamp(1)),
+            ("c", Value::Table(inner.as_table())),
+            ("b", Value::Array(empty.as_array())),
+            ("a", Value::Void),
+        ];
+        let mut sorted = values;
+        sorted.reverse();
+        assert_eq!(&*ordered(table(&values).as_table()).unwrap(), table(&sorted).as_table().raw());
+        assert_eq!(ordered(Table::from_raw(b"\x01aI\0")), Err(DecodeError::Truncated));
     }
 }

@@ -5,7 +5,10 @@
 //! (handed to a consumer's outbox or session, which owns it until it is settled or given back).
 
 pub mod arguments;
+
+pub mod arguments;
 pub mod credit;
+pub mod equivalence;
 pub mod exchange;
 pub mod fault;
 pub mod headers;
@@ -13,6 +16,8 @@ pub mod id;
 pub mod message;
 pub mod name;
 pub mod queue;
+pub mod queue_type;
+pub mod route;
 pub mod small_map;
 pub mod term;
 pub mod topic;

@@ -1,6 +1,7 @@
 //! Names of queues, exchanges and routing keys: bytes, as AMQP short strings are. Here is what may be
 //! in a name and how one is shown to people; whether a name is taken is the topology's business.
 
+use super::fault::lossy;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,18 +20,6 @@ pub fn is_reserved(name: &[u8]) -> bool {
 /// a name must not be able to forge a line of a log.
 pub fn without_line_breaks(name: &[u8]) -> Name {
     name.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect()
-}
-
-/// Shows bytes that are mostly UTF-8; what is not becomes U+FFFD.
-pub struct Shown<'a>(
-    /// The bytes to show.
-    pub &'a [u8],
-);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.0))
-    }
 }
 
 /// What a [`Resource`] is.
@@ -76,7 +65,7 @@ impl fmt::Display for ResourceKind {
 
 impl fmt::Display for Resource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} '{}' in vhost '{}'", self.kind, Shown(self.name), self.vhost)
+        write!(f, "{} '{}' in vhost '{}'", self.kind, lossy(self.name), self.vhost)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Field values as RabbitMQ's reply texts print them: as Erlang terms, with Erlang's names of their
 //! types. Clients and their tests compare these texts, so they are part of what is on the wire.
 
-use super::name::Shown;
+use super::fault::lossy;
 use crate::amqp::field_table::Value;
 use crate::limits::TABLE_DEPTH_MAX;
 use std::fmt;
@@ -44,7 +44,7 @@ pub struct Plain<'a>(
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Value::LongStr(bytes) | Value::Bytes(bytes) => Shown(bytes).fmt(f),
+            Value::LongStr(bytes) | Value::Bytes(bytes) => lossy(bytes).fmt(f),
             other => Term(other).fmt(f),
         }
     }
@@ -71,11 +71,11 @@ fn term(f: &mut fmt::Formatter<'_>, value: Value<'_>, depth: usize) -> fmt::Resu
         Value::F32(v) => write!(f, "{:?}", f64::from(v)),
         Value::F64(v) => write!(f, "{v:?}"),
         Value::Decimal(scale, v) => write!(f, "{{{scale},{v}}}"),
-        Value::LongStr(bytes) | Value::Bytes(bytes) => write!(f, "<<\"{}\">>", Shown(bytes)),
+        Value::LongStr(bytes) | Value::Bytes(bytes) => write!(f, "<<\"{}\">>", lossy(bytes)),
         Value::Void => f.write_str("undefined"),
         Value::Table(_) | Value::Array(_) if depth >= TABLE_DEPTH_MAX => f.write_str("..."),
         Value::Table(table) => list(f, table.iter().map_while(Result::ok), |f, (name, value)| {
-            write!(f, "{{<<\"{}\">>,{},", Shown(name), type_name(value))?;
+            write!(f, "{{<<\"{}\">>,{},", lossy(name), type_name(value))?;
             term(f, value, depth + 1)?;
             f.write_str("}")
         }),

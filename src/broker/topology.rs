@@ -7,27 +7,23 @@
 //! Cost: a clone copies a few pointers, a change copies the path to what changed (logarithmic), a
 //! route through the default, a direct or a fanout exchange to few queues allocates nothing.
 
-use super::arguments::ordered;
 use super::exchange::{
-    Binding, BindingKey, Destination, DestinationName, Exchange, ExchangeKind, ExchangeProperties, Reached,
+    Binding, BindingKey, Destination, DestinationName, Exchange, ExchangeKind, ExchangeProperties, ordered,
 };
+use super::fault::Fault;
 use super::headers::{Pattern, PatternError};
 use super::id::RowId;
-use super::name::{Name, Resource, ResourceKind};
+use super::name::{Name, ResourceKind};
 use super::small_map::SmallMap;
 use crate::amqp::field_table::Table;
 use crate::amqp::reader::DecodeError;
+use crate::amqp::reply_code::ReplyCode;
 use foldhash::quality::RandomState;
 use rpds::HashTrieMapSync;
-use smallvec::SmallVec;
-use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
 type Map<K, V> = HashTrieMapSync<K, V, RandomState>;
-
-/// Queues found by one route up to which a scan finds a duplicate faster than a hash set does.
-const SCANNED_MAX: usize = 32;
 
 /// The exchanges that every virtual host has (features.md section 1.3); none is stored.
 const PREDECLARED: [(&str, ExchangeKind); 7] = [
@@ -81,11 +77,16 @@ pub enum BindError {
 }
 
 impl BindError {
-    /// The text that the client reads behind the reply code's name (features.md section 1.6).
-    pub fn explanation(&self, vhost: &str) -> String {
+    /// What the client is answered (features.md section 1.6).
+    pub fn fault(&self, vhost: &str) -> Fault {
         match self {
-            BindError::Missing(kind, name) => format!("no {}", Resource { kind: *kind, name, vhost }),
-            other => other.to_string(),
+            BindError::DefaultExchange => Fault::new(ReplyCode::AccessRefused, self.to_string()),
+            BindError::Missing(ResourceKind::Queue, name) => Fault::no_queue(name, vhost),
+            BindError::Missing(ResourceKind::Exchange, name) => Fault::no_exchange(name, vhost),
+            BindError::Pattern(PatternError::Undecodable(_)) | BindError::Undecodable(_) => {
+                Fault::new(ReplyCode::SyntaxError, self.to_string())
+            }
+            BindError::Pattern(error) => Fault::new(ReplyCode::PreconditionFailed, error.to_string()),
         }
     }
 }
@@ -301,28 +302,6 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
         implicit.chain(explicit.map(|binding| ListedBinding::of(binding)))
     }
 
-    /// Appends the queues that a message published to `exchange` goes to, each at most once, in an
-    /// order that depends on the topology only; queues that are in `out` already are not added again,
-    /// so that several keys of one message (CC) can be routed one after another.
-    ///
-    /// Follows bindings to exchanges, each exchange once, and an alternate exchange where one's own
-    /// bindings take nothing. `headers` is the message's header table, asked for by headers exchanges.
-    pub fn route<'t>(
-        &'t self,
-        exchange: &'t Exchange<Q>,
-        routing_key: &[u8],
-        headers: Option<Table<'_>>,
-        out: &mut SmallVec<[Q; 4]>,
-    ) {
-        let mut walk = Walk::new(self, exchange, out);
-        walk.visit(exchange, routing_key, headers);
-        let mut at = 0;
-        while let Some(exchange) = walk.ahead.get(at).copied() {
-            walk.visit(exchange, routing_key, headers);
-            at += 1;
-        }
-    }
-
     /// Removes bindings that led to `gone`, and exchanges that delete themselves therefore. A list of
     /// what is left to do instead of recursion: clients choose how long a chain of exchanges is.
     fn cut_incoming(&mut self, gone: DestinationName, removed: &mut Removed<Q>) {
@@ -403,86 +382,6 @@ impl<'a> ListedBinding<'a> {
             destination: binding.key.destination.name(),
             routing_key: &binding.key.routing_key,
             arguments: &binding.key.arguments,
-        }
-    }
-}
-
-/// One route under way.
-struct Walk<'t, 'o, Q: Clone + Eq + Hash> {
-    topology: &'t Topology<Q>,
-    start: &'t Exchange<Q>,
-    out: &'o mut SmallVec<[Q; 4]>,
-    /// What is in `out`, once that is too long to scan.
-    seen: Option<HashSet<Q, RandomState>>,
-    /// Exchanges that bindings or alternates lead to, each once, in the order they were met.
-    ahead: Vec<&'t Exchange<Q>>,
-    /// Their names, and the first one's; made when the first one leads to an exchange at all.
-    known: Option<HashSet<&'t Name, RandomState>>,
-}
-
-impl<'t, 'o, Q: Clone + Eq + Hash> Walk<'t, 'o, Q> {
-    fn new(
-        topology: &'t Topology<Q>,
-        start: &'t Exchange<Q>,
-        out: &'o mut SmallVec<[Q; 4]>,
-    ) -> Walk<'t, 'o, Q> {
-        Walk { topology, start, out, seen: None, ahead: Vec::new(), known: None }
-    }
-
-    fn visit(&mut self, exchange: &'t Exchange<Q>, routing_key: &[u8], headers: Option<Table<'_>>) {
-        let mut reached = false;
-        if exchange.is_default() {
-            let queue = self.topology.queue(routing_key);
-            reached = queue.is_some();
-            queue.into_iter().for_each(|queue| self.push(queue));
-        }
-        exchange.targets(routing_key, headers, |found| {
-            reached |= match found {
-                Reached::One(destination) => self.reach(destination),
-                Reached::Set(targets) => {
-                    // Within one set nobody is twice, so the first one needs no look for duplicates.
-                    let first = self.out.is_empty();
-                    targets.iter().fold(false, |_, destination| match destination {
-                        Destination::Queue(queue) if first => {
-                            self.out.push(queue.clone());
-                            true
-                        }
-                        destination => self.reach(destination),
-                    })
-                }
-            }
-        });
-        if !reached && let Some(alternate) = exchange.alternate() {
-            self.follow(alternate);
-        }
-    }
-
-    fn reach(&mut self, destination: &'t Destination<Q>) -> bool {
-        match destination {
-            Destination::Queue(queue) => self.push(queue),
-            Destination::Exchange(name) => self.follow(name),
-        }
-        true
-    }
-
-    fn push(&mut self, queue: &Q) {
-        let is_new = if self.out.len() <= SCANNED_MAX {
-            !self.out.contains(queue)
-        } else {
-            let out = &self.out;
-            self.seen.get_or_insert_with(|| out.iter().cloned().collect()).insert(queue.clone())
-        };
-        if is_new {
-            self.out.push(queue.clone());
-        }
-    }
-
-    fn follow(&mut self, name: &Name) {
-        let Some(exchange) = self.topology.exchange(name).map(Arc::as_ref) else { return };
-        let start = &self.start.name;
-        let known = self.known.get_or_insert_with(|| HashSet::from_iter([start]));
-        if known.insert(&exchange.name) {
-            self.ahead.push(exchange);
         }
     }
 }
