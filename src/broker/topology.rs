@@ -385,3 +385,270 @@ impl<'a> ListedBinding<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::field_table::{TableWriter, Value};
+    use std::time::{Duration, Instant};
+
+    fn name(text: &str) -> Name {
+        Name::from(text.as_bytes())
+    }
+
+    fn exchange(text: &str, kind: ExchangeKind, auto_delete: bool) -> Exchange<u32> {
+        let arguments = Arc::from([]);
+        let properties = ExchangeProperties { kind, durable: false, auto_delete, internal: false, arguments };
+        Exchange::new(name(text), properties, None)
+    }
+
+    fn to_queue<'a>(source: &'a str, queue: &str, key: &'a str) -> BindingRequest<'a> {
+        let destination = DestinationName::Queue(name(queue));
+        let (source, routing_key) = (source.as_bytes(), key.as_bytes());
+        BindingRequest { source, destination, routing_key, arguments: Table::default() }
+    }
+
+    fn to_exchange<'a>(source: &'a str, target: &str, key: &'a str) -> BindingRequest<'a> {
+        BindingRequest { destination: DestinationName::Exchange(name(target)), ..to_queue(source, "", key) }
+    }
+
+    fn added(topology: &mut Topology<u32>, request: &BindingRequest<'_>, row: u64) {
+        assert!(matches!(topology.bind(request, Some(RowId(row))), Ok(Bound::Added(_))));
+    }
+
+    fn rows(removed: &Removed<u32>) -> Vec<u64> {
+        let mut rows: Vec<u64> = removed.bindings.iter().filter_map(|b| b.row).map(|row| row.0).collect();
+        rows.sort();
+        rows
+    }
+
+    fn exchange_names(removed: &Removed<u32>) -> Vec<Name> {
+        removed.exchanges.iter().map(|exchange| exchange.name.clone()).collect()
+    }
+
+    /// Every binding is in its source and in `incoming`, and nothing else is in either.
+    fn assert_consistent(topology: &Topology<u32>) {
+        let forward = topology.exchanges().flat_map(|x| x.bindings()).count();
+        let backward: usize = topology.incoming.values().map(SmallMap::len).sum();
+        assert_eq!(forward, backward);
+        for ((source, key), binding) in topology.incoming.values().flat_map(SmallMap::iter) {
+            assert_eq!((&binding.source, &binding.key), (source, key));
+            let held = topology.exchange(source).and_then(|exchange| exchange.binding(key));
+            assert!(held.is_some_and(|held| Arc::ptr_eq(held, binding)));
+        }
+        assert!(topology.incoming.values().all(|bindings| !bindings.is_empty()));
+    }
+
+    #[test]
+    fn begins_with_the_predeclared_exchanges() {
+        let topology = Topology::<u32>::new();
+        let mut found: Vec<(Vec<u8>, &str, bool)> = topology
+            .exchanges()
+            .map(|x| (x.name.to_vec(), x.properties.kind.as_str(), x.properties.internal))
+            .collect();
+        found.sort();
+        let expected = [
+            ("", "direct", false),
+            ("amq.direct", "direct", false),
+            ("amq.fanout", "fanout", false),
+            ("amq.headers", "headers", false),
+            ("amq.match", "headers", false),
+            ("amq.rabbitmq.trace", "topic", true),
+            ("amq.topic", "topic", false),
+        ];
+        assert_eq!(found, expected.map(|(name, kind, internal)| (name.as_bytes().to_vec(), kind, internal)));
+        assert!(topology.exchanges().all(|x| x.properties.durable && x.row.is_none()));
+    }
+
+    #[test]
+    fn a_taken_name_is_left_as_it_is() {
+        let mut topology = Topology::new();
+        assert_eq!(topology.insert_queue(name("q"), 1), Ok(()));
+        assert_eq!(topology.insert_queue(name("q"), 2), Err(2));
+        assert_eq!(topology.queue(b"q"), Some(&1));
+        assert!(topology.insert_exchange(exchange("amq.topic", ExchangeKind::Direct, false)).is_err());
+        assert_eq!(topology.exchange(b"amq.topic").unwrap().properties.kind, ExchangeKind::Topic);
+        assert!(topology.remove_queue(b"nope").is_none() && topology.remove_exchange(b"nope").is_none());
+    }
+
+    #[test]
+    fn bind_and_unbind_are_idempotent() {
+        let mut topology = Topology::new();
+        topology.insert_queue(name("q"), 1).unwrap();
+        let request = to_queue("amq.direct", "q", "k");
+        added(&mut topology, &request, 7);
+        let version = topology.version();
+        assert!(matches!(topology.bind(&request, Some(RowId(8))), Ok(Bound::AlreadyThere)));
+        assert_eq!(topology.version(), version, "nothing has changed");
+        match topology.unbind(&request).unwrap() {
+            Unbound::Removed(removed) => assert_eq!(rows(&removed), [7]),
+            Unbound::NotFound => panic!("it was bound"),
+        }
+        for missing in [&request, &to_queue("amq.direct", "nope", "k"), &to_queue("nope", "q", "k")] {
+            assert!(matches!(topology.unbind(missing), Ok(Unbound::NotFound)));
+        }
+        assert_consistent(&topology);
+    }
+
+    #[test]
+    fn arguments_tell_bindings_apart_and_their_order_does_not() {
+        let mut topology = Topology::new();
+        topology.insert_queue(name("q"), 1).unwrap();
+        let tables = [
+            TableWriter::new(),
+            TableWriter::new().entry("a", Value::U8(1)).entry("b", Value::U8(2)),
+            TableWriter::new().entry("b", Value::U8(2)).entry("a", Value::U8(1)),
+        ];
+        let plain = to_queue("amq.direct", "q", "k");
+        let requests: Vec<BindingRequest<'_>> =
+            tables.iter().map(|t| BindingRequest { arguments: t.as_table(), ..plain.clone() }).collect();
+        added(&mut topology, &requests[0], 1);
+        added(&mut topology, &requests[1], 2);
+        assert!(matches!(topology.bind(&requests[2], None), Ok(Bound::AlreadyThere)));
+        assert!(
+            matches!(topology.unbind(&requests[2]), Ok(Unbound::Removed(removed)) if rows(&removed) == [2])
+        );
+        assert_eq!(topology.exchange(b"amq.direct").unwrap().bindings().count(), 1);
+    }
+
+    #[test]
+    fn refuses_bindings_as_rabbitmq_does() {
+        let mut topology = Topology::new();
+        topology.insert_queue(name("q"), 1).unwrap();
+        let unknown_match = TableWriter::new().entry("x-match", Value::LongStr(b"foo"));
+        let invalid =
+            BindingRequest { arguments: unknown_match.as_table(), ..to_queue("amq.match", "q", "") };
+        let broken =
+            BindingRequest { arguments: Table::from_raw(b"\x01aI\0"), ..to_queue("amq.match", "q", "") };
+        for (request, expected) in [
+            (to_queue("amq.direct", "nope", ""), "NOT_FOUND - no queue 'nope' in vhost '/'"),
+            (to_queue("nope", "q", ""), "NOT_FOUND - no exchange 'nope' in vhost '/'"),
+            (to_queue("nopex", "nope", ""), "NOT_FOUND - no exchange 'nopex' in vhost '/'"),
+            (to_exchange("amq.direct", "nope", ""), "NOT_FOUND - no exchange 'nope' in vhost '/'"),
+            (to_queue("", "q", "q"), "ACCESS_REFUSED - operation not permitted on the default exchange"),
+            (
+                to_exchange("amq.direct", "", ""),
+                "ACCESS_REFUSED - operation not permitted on the default exchange",
+            ),
+            (
+                invalid,
+                "PRECONDITION_FAILED - Invalid x-match field value <<\"foo\">>; expected all, any, all-with-x, or any-with-x",
+            ),
+            (broken, "SYNTAX_ERROR - the binding's arguments cannot be read: it ends inside a field"),
+        ] {
+            let error = topology.bind(&request, None).unwrap_err();
+            assert_eq!(error.fault("/").reply_text(), expected);
+        }
+        assert!(matches!(topology.unbind(&to_queue("", "q", "q")), Err(BindError::DefaultExchange)));
+        assert_eq!(topology.version(), 1, "only the queue was added");
+    }
+
+    #[test]
+    fn removing_a_queue_takes_its_bindings_and_exchanges_that_delete_themselves() {
+        let mut topology = Topology::new();
+        for (at, queue) in ["q", "other"].into_iter().enumerate() {
+            topology.insert_queue(name(queue), at as u32).unwrap();
+        }
+        for (text, auto_delete) in [("temp", true), ("shared", true), ("kept", false), ("front", true)] {
+            topology.insert_exchange(exchange(text, ExchangeKind::Topic, auto_delete)).unwrap();
+        }
+        added(&mut topology, &to_queue("temp", "q", "a"), 1);
+        added(&mut topology, &to_queue("temp", "q", "b"), 2);
+        added(&mut topology, &to_queue("shared", "q", "a"), 3);
+        added(&mut topology, &to_queue("shared", "other", "a"), 4);
+        added(&mut topology, &to_queue("kept", "q", "a"), 5);
+        added(&mut topology, &to_exchange("front", "temp", "#"), 6);
+        let before = topology.clone();
+        let removed = topology.remove_queue(b"q").unwrap();
+        assert_eq!(removed.queue, Some(0));
+        assert_eq!(rows(&removed), [1, 2, 3, 5, 6]);
+        assert_eq!(exchange_names(&removed), [name("temp"), name("front")]);
+        assert!(topology.exchange(b"shared").is_some() && topology.exchange(b"kept").is_some());
+        assert_consistent(&topology);
+        assert!(before.exchange(b"temp").is_some_and(|temp| temp.bindings().count() == 2));
+        assert_consistent(&before);
+    }
+
+    #[test]
+    fn removing_an_exchange_takes_both_sides_of_it_and_loops_end() {
+        let mut topology = Topology::new();
+        topology.insert_queue(name("q"), 1).unwrap();
+        for text in ["a", "b", "c"] {
+            topology.insert_exchange(exchange(text, ExchangeKind::Fanout, text == "a")).unwrap();
+        }
+        added(&mut topology, &to_exchange("a", "b", ""), 1);
+        added(&mut topology, &to_exchange("b", "b", ""), 2);
+        added(&mut topology, &to_exchange("b", "a", ""), 3);
+        added(&mut topology, &to_exchange("b", "c", ""), 4);
+        added(&mut topology, &to_queue("b", "q", ""), 5);
+        assert!(topology.exchange(b"b").unwrap().is_used() && !topology.exchange(b"c").unwrap().is_used());
+        let removed = topology.remove_exchange(b"b").unwrap();
+        assert_eq!(rows(&removed), [1, 2, 3, 4, 5]);
+        assert_eq!(exchange_names(&removed), [name("b"), name("a")]);
+        assert!(topology.queue(b"q").is_some() && topology.exchange(b"c").is_some());
+        assert_consistent(&topology);
+    }
+
+    #[test]
+    fn a_long_chain_of_exchanges_deletes_itself_without_recursion() {
+        let mut topology = Topology::new();
+        topology.insert_queue(name("q"), 1).unwrap();
+        let link = |at: u32| format!("x{at}");
+        for at in 0..20_000 {
+            topology.insert_exchange(exchange(&link(at), ExchangeKind::Fanout, true)).unwrap();
+            match at {
+                0 => added(&mut topology, &to_queue("x0", "q", ""), 0),
+                at => added(&mut topology, &to_exchange(&link(at), &link(at - 1), ""), at.into()),
+            }
+        }
+        let removed = topology.remove_queue(b"q").unwrap();
+        assert_eq!((removed.exchanges.len(), removed.bindings.len()), (20_000, 20_000));
+        assert_eq!(topology.exchanges().count(), 7);
+    }
+
+    #[test]
+    fn lists_bindings_with_those_of_the_default_exchange() {
+        let mut topology = Topology::new();
+        topology.insert_queue(name("q"), 1).unwrap();
+        topology.insert_queue(name("r"), 2).unwrap();
+        topology.insert_exchange(exchange("x", ExchangeKind::Topic, false)).unwrap();
+        added(&mut topology, &to_queue("amq.topic", "q", "a.*"), 1);
+        added(&mut topology, &to_exchange("amq.topic", "x", "#"), 2);
+        let shown = |b: ListedBinding<'_>| {
+            [b.source, b.destination_kind.to_string().as_bytes(), b.destination, b.routing_key]
+                .map(|part| String::from_utf8_lossy(part).into_owned())
+                .join(" ")
+        };
+        let of_queue: Vec<String> = topology.bindings_of_queue(b"q").map(shown).collect();
+        assert_eq!(of_queue, [" queue q q", "amq.topic queue q a.*"]);
+        assert_eq!(topology.bindings_of_queue(b"nope").count(), 0);
+        let mut all: Vec<String> = topology.bindings().map(shown).collect();
+        all.sort();
+        assert_eq!(all, [" queue q q", " queue r r", "amq.topic exchange x #", "amq.topic queue q a.*"]);
+    }
+
+    /// Copying what thousands of bindings share for each new one would make this quadratic: minutes.
+    #[test]
+    fn ten_thousand_declares_and_binds_on_fresh_clones_are_quick() {
+        let start = Instant::now();
+        for source in ["amq.topic", "amq.direct", "amq.fanout", "amq.headers"] {
+            let mut topology = Topology::new();
+            for at in 0..10_000 {
+                let queue = format!("queue-{at}");
+                let snapshot = topology.clone();
+                topology.insert_queue(name(&queue), at).unwrap();
+                added(&mut topology, &to_queue(source, &queue, &format!("kern.{at}.critical")), at.into());
+                drop(snapshot);
+            }
+            for at in 0..10_000 {
+                let snapshot = topology.clone();
+                assert!(topology.remove_queue(format!("queue-{at}").as_bytes()).is_some());
+                drop(snapshot);
+            }
+            assert_consistent(&topology);
+        }
+        let took = start.elapsed();
+        println!("four times 10 000 declares, binds and deletes: {took:?}");
+        assert!(took < Duration::from_secs(60));
+    }
+}
