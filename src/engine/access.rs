@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use crate::broker::id::RowId;
 use crate::seal::password;
-use crate::session::{Login, LoginRefused, Mechanism};
+use crate::session::port::{Login, LoginRefused, Mechanism};
 use crate::store::{RowKind, Store};
 
 use super::engine_core::EngineError;

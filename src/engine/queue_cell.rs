@@ -4,6 +4,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::broker::equivalence::QueueProperties;
 use crate::broker::id::{QueueId, Seq};
 use crate::broker::message::Message;
 use crate::broker::name::Name;
@@ -33,14 +34,10 @@ pub struct QueueCell {
     pub id: QueueId,
     /// its name
     pub name: Name,
-    /// survives a restart
-    pub durable: bool,
-    /// goes with its last consumer
-    pub auto_delete: bool,
+    /// what it was declared to be
+    pub properties: QueueProperties,
     /// the connection that has it for itself
     pub owner: Option<u64>,
-    /// the field table of the declaration, without its length
-    pub arguments: Arc<[u8]>,
     contents: Mutex<Contents>,
 }
 
@@ -93,19 +90,17 @@ impl QueueCell {
     pub(super) fn new(
         id: QueueId,
         name: Name,
-        durable: bool,
-        auto_delete: bool,
+        properties: QueueProperties,
         owner: Option<u64>,
-        arguments: Arc<[u8]>,
         contents: Contents,
     ) -> QueueCell {
-        QueueCell { id, name, durable, auto_delete, owner, arguments, contents: Mutex::new(contents) }
+        QueueCell { id, name, properties, owner, contents: Mutex::new(contents) }
     }
 
     /// Whether its definition and its persistent messages are in the store. An exclusive queue dies
     /// with its connection, so there is nothing to keep.
     pub fn is_stored(&self) -> bool {
-        self.durable && self.owner.is_none()
+        self.properties.durable && self.owner.is_none()
     }
 
     /// The present counts.

@@ -13,8 +13,8 @@ use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 
 use super::channel::Channel;
-use super::handshake::{Capabilities, Login, Peer, Settings, syntax_error};
-use super::port::{Barrier, Broker, Outcome, Publish, Waiting};
+use super::handshake::{Capabilities, Peer, Settings, syntax_error};
+use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
 
 /// Where a connection stands. Only `Running` has channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

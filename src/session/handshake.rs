@@ -9,7 +9,7 @@ use crate::broker::fault::{Fault, lossy};
 use crate::limits;
 
 use super::connection::{Phase, Session};
-use super::port::Broker;
+use super::port::{Broker, Login, LoginRefused, Mechanism};
 
 /// What the broker calls itself in connection.start; clients choose behaviour by it (kombu, for one).
 #[derive(Clone, Debug)]
@@ -41,28 +41,6 @@ pub struct Settings {
     pub message_bytes_max: u64,
 }
 
-/// SASL mechanisms.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mechanism {
-    /// RFC 4616
-    Plain,
-    /// AMQP's own: a field table with LOGIN and PASSWORD
-    AmqPlain,
-    /// RFC 4422 appendix A: the client certificate says who it is
-    External,
-}
-
-impl Mechanism {
-    /// Its SASL name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mechanism::Plain => "PLAIN",
-            Mechanism::AmqPlain => "AMQPLAIN",
-            Mechanism::External => "EXTERNAL",
-        }
-    }
-}
-
 /// Who is at the other end, as the transport knows it.
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
@@ -71,22 +49,6 @@ pub struct Peer {
     /// the name that a verified client certificate gives, for EXTERNAL
     pub certificate_name: Option<String>,
 }
-
-/// A login to check. No `Debug`: it holds a password.
-pub struct Login {
-    /// how it was asked for
-    pub mechanism: Mechanism,
-    /// the user's name
-    pub user: Vec<u8>,
-    /// absent for EXTERNAL
-    pub password: Option<Vec<u8>>,
-    /// whether the peer is on this machine
-    pub is_loopback: bool,
-}
-
-/// The login was wrong; why is for the log only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoginRefused;
 
 /// What the client can do, from its properties.
 #[derive(Clone, Copy, Debug, Default)]

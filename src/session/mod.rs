@@ -20,4 +20,4 @@ mod topology;
 mod unacked;
 
 pub use connection::Session;
-pub use handshake::{Identity, Login, LoginRefused, Mechanism, Peer, Settings};
+pub use handshake::{Identity, Peer, Settings};

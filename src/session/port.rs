@@ -10,6 +10,44 @@ use crate::broker::fault::Fault;
 use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 
+/// SASL mechanisms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// RFC 4616
+    Plain,
+    /// AMQP's own: a field table with LOGIN and PASSWORD
+    AmqPlain,
+    /// RFC 4422 appendix A: the client certificate says who it is
+    External,
+}
+
+impl Mechanism {
+    /// Its SASL name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::AmqPlain => "AMQPLAIN",
+            Mechanism::External => "EXTERNAL",
+        }
+    }
+}
+
+/// A login to check. No `Debug`: it holds a password.
+pub struct Login {
+    /// how it was asked for
+    pub mechanism: Mechanism,
+    /// the user's name
+    pub user: Vec<u8>,
+    /// absent for EXTERNAL
+    pub password: Option<Vec<u8>>,
+    /// whether the peer is on this machine
+    pub is_loopback: bool,
+}
+
+/// The login was wrong; why is for the log only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginRefused;
+
 /// A place in the store's commit order; an answer that promises durability leaves when
 /// [`Broker::durable`] has reached it. `Barrier(0)` promises nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
