@@ -129,12 +129,14 @@ mod tests {
     use crate::amqp::field_table::TableWriter;
     use crate::broker::exchange::ExchangeKind;
 
-    fn arguments(entries: &[(&str, Value<'_>)]) -> Arc<[u8]> {
+    type Entries<'a> = &'a [(&'a str, Value<'a>)];
+
+    fn arguments(entries: Entries<'_>) -> Arc<[u8]> {
         let table = entries.iter().fold(TableWriter::new(), |table, (name, value)| table.entry(name, *value));
         table.as_table().raw().into()
     }
 
-    fn queue(entries: &[(&str, Value<'_>)]) -> QueueProperties {
+    fn queue(entries: Entries<'_>) -> QueueProperties {
         QueueProperties { durable: true, auto_delete: false, arguments: arguments(entries) }
     }
 
@@ -168,7 +170,7 @@ mod tests {
     fn differing_arguments_read_as_in_rabbitmq() {
         let ttl = |value| ("x-message-ttl", value);
         let list = TableWriter::new().item(Value::I32(1));
-        let cases: &[(&[(&str, Value<'_>)], &[(&str, Value<'_>)], &str)] = &[
+        let cases: &[(Entries<'_>, Entries<'_>, &str)] = &[
             (
                 &[],
                 &[ttl(Value::I32(60000))],
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn equal_values_and_unknown_arguments_make_no_difference() {
-        let pairs: &[(&[(&str, Value<'_>)], &[(&str, Value<'_>)])] = &[
+        let pairs: &[(Entries<'_>, Entries<'_>)] = &[
             (&[("x-message-ttl", Value::I32(5))], &[("x-message-ttl", Value::I64(5))]),
             (&[("x-dead-letter-exchange", text("a"))], &[("x-dead-letter-exchange", Value::Bytes(b"a"))]),
             (&[], &[("x-queue-type", text("classic"))]),

@@ -5,8 +5,6 @@
 //! (handed to a consumer's outbox or session, which owns it until it is settled or given back).
 
 pub mod arguments;
-
-pub mod arguments;
 pub mod credit;
 pub mod equivalence;
 pub mod exchange;

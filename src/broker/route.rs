@@ -147,7 +147,7 @@ mod tests {
         let arguments = arguments.as_table().raw().into();
         let properties =
             ExchangeProperties { kind, durable: false, auto_delete: false, internal: false, arguments };
-        topology.insert_exchange(Exchange::new(name(text), properties, None)).unwrap();
+        topology.insert_exchange(Arc::new(Exchange::new(name(text), properties, None))).unwrap();
     }
 
     /// Binds `source` to a queue when `to` begins with a q, else to an exchange.

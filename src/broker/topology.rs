@@ -25,6 +25,9 @@ use std::sync::Arc;
 
 type Map<K, V> = HashTrieMapSync<K, V, RandomState>;
 
+/// The bindings that lead to one destination, by their source.
+type Incoming<Q> = SmallMap<(Name, BindingKey), Arc<Binding<Q>>>;
+
 /// The exchanges that every virtual host has (features.md section 1.3); none is stored.
 const PREDECLARED: [(&str, ExchangeKind); 7] = [
     ("", ExchangeKind::Direct),
@@ -42,7 +45,7 @@ pub struct Topology<Q: Clone + Eq + Hash> {
     queues: Map<Name, (Name, Q)>,
     exchanges: Map<Name, Arc<Exchange<Q>>>,
     /// Bindings by what they lead to, so that deleting that finds them.
-    incoming: Map<DestinationName, SmallMap<(Name, BindingKey), Arc<Binding<Q>>>>,
+    incoming: Map<DestinationName, Incoming<Q>>,
     version: u64,
 }
 
@@ -207,11 +210,11 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
     }
 
     /// Adds an exchange; gives it back and changes nothing when the name is taken.
-    pub fn insert_exchange(&mut self, exchange: Exchange<Q>) -> Result<(), Exchange<Q>> {
+    pub fn insert_exchange(&mut self, exchange: Arc<Exchange<Q>>) -> Result<(), Arc<Exchange<Q>>> {
         if self.exchanges.contains_key(&exchange.name) {
             return Err(exchange);
         }
-        self.exchanges.insert_mut(exchange.name.clone(), Arc::new(exchange));
+        self.exchanges.insert_mut(exchange.name.clone(), exchange);
         self.version += 1;
         Ok(())
     }
@@ -287,7 +290,7 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
 
     /// All bindings in no order, with the one that each queue has from the default exchange.
     pub fn bindings(&self) -> impl Iterator<Item = ListedBinding<'_>> {
-        let implicit = self.queues.keys().map(|name| ListedBinding::implicit(name));
+        let implicit = self.queues.keys().map(ListedBinding::implicit);
         implicit
             .chain(self.exchanges().flat_map(|exchange| exchange.bindings().map(|b| ListedBinding::of(b))))
     }
@@ -298,7 +301,7 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
         let destination = entry.map(|name| DestinationName::Queue(name.clone()));
         let incoming = destination.and_then(|destination| self.incoming.get(&destination));
         let explicit = incoming.into_iter().flat_map(|bindings| bindings.values());
-        let implicit = entry.into_iter().map(|name| ListedBinding::implicit(name));
+        let implicit = entry.into_iter().map(ListedBinding::implicit);
         implicit.chain(explicit.map(|binding| ListedBinding::of(binding)))
     }
 
@@ -396,10 +399,10 @@ mod tests {
         Name::from(text.as_bytes())
     }
 
-    fn exchange(text: &str, kind: ExchangeKind, auto_delete: bool) -> Exchange<u32> {
+    fn exchange(text: &str, kind: ExchangeKind, auto_delete: bool) -> Arc<Exchange<u32>> {
         let arguments = Arc::from([]);
         let properties = ExchangeProperties { kind, durable: false, auto_delete, internal: false, arguments };
-        Exchange::new(name(text), properties, None)
+        Arc::new(Exchange::new(name(text), properties, None))
     }
 
     fn to_queue<'a>(source: &'a str, queue: &str, key: &'a str) -> BindingRequest<'a> {
