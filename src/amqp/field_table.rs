@@ -97,7 +97,9 @@ fn validate_value(value: Value<'_>, depth: usize) -> Result<(), DecodeError> {
         Value::Array(array) => array.iter().try_for_each(|item| validate_value(item?, depth + 1)),
         Value::Bool(_) | Value::I8(_) | Value::U8(_) | Value::I16(_) | Value::U16(_) => Ok(()),
         Value::I32(_) | Value::U32(_) | Value::I64(_) | Value::F32(_) | Value::F64(_) => Ok(()),
-        Value::Decimal(..) | Value::LongStr(_) | Value::Bytes(_) | Value::Timestamp(_) | Value::Void => Ok(()),
+        Value::Decimal(..) | Value::LongStr(_) | Value::Bytes(_) | Value::Timestamp(_) | Value::Void => {
+            Ok(())
+        }
     }
 }
 

@@ -99,7 +99,13 @@ pub fn write_method(out: &mut Vec<u8>, channel: u16, method: &Method<'_>) {
 /// Appends a content header and the body in frames of at most `frame_size_bytes_max` bytes.
 ///
 /// `properties` are the flags and the list as the publisher sent them; the class is always basic (60).
-pub fn write_content(out: &mut Vec<u8>, channel: u16, properties: &[u8], body: &[u8], frame_size_bytes_max: u32) {
+pub fn write_content(
+    out: &mut Vec<u8>,
+    channel: u16,
+    properties: &[u8],
+    body: &[u8],
+    frame_size_bytes_max: u32,
+) {
     let piece = (frame_size_bytes_max as usize).saturating_sub(OVERHEAD_BYTES).max(1);
     out.reserve(20 + properties.len() + body.len() + OVERHEAD_BYTES * (1 + body.len() / piece));
     let at = open(out, 2, channel);

@@ -4,7 +4,19 @@
 //! Vocabulary: an *entry* is one message's place in one queue; it is *ready* in the queue, or *taken*
 //! (handed to a consumer's outbox or session, which owns it until it is settled or given back).
 
+pub mod arguments;
+pub mod credit;
+pub mod equivalence;
+pub mod exchange;
 pub mod fault;
+pub mod headers;
 pub mod id;
 pub mod message;
+pub mod name;
 pub mod queue;
+pub mod queue_type;
+pub mod route;
+pub mod small_map;
+pub mod term;
+pub mod topic;
+pub mod topology;

@@ -49,7 +49,6 @@ struct Consumer<S> {
     sink: S,
     /// unacknowledged entries allowed at once; `None` is unlimited
     prefetch: Option<u32>,
-    no_ack: bool,
     in_flight: u32,
     state: Turn,
 }
@@ -102,6 +101,8 @@ pub struct Queue<D, S> {
     ready_bytes: usize,
     unacked: usize,
     next_seq: Seq,
+    /// the furthest place that was ever handed out
+    taken_up_to: Seq,
     consumers: Slab<Consumer<S>>,
     round: VecDeque<ConsumerId>,
     exclusive: bool,
@@ -124,6 +125,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
             ready: entries.into(),
             unacked: 0,
             next_seq,
+            taken_up_to: Seq(0),
             consumers: Slab::new(),
             round: VecDeque::new(),
             exclusive: false,
@@ -160,13 +162,14 @@ impl<D, S: Sink<D>> Queue<D, S> {
             };
             // Strict turns while several wait; a single one is served in one go.
             let wanted = if alone { credit.min(self.ready.len()) } else { credit.min(1) };
-            let (ready, bytes) = (&mut self.ready, &mut self.ready_bytes);
+            let (ready, bytes, furthest) = (&mut self.ready, &mut self.ready_bytes, &mut self.taken_up_to);
             let taken = if wanted == 0 {
                 0
             } else {
                 consumer.sink.take(wanted, || {
                     let entry = ready.pop_front()?;
                     *bytes -= entry.message.size_bytes();
+                    *furthest = entry.seq.max(*furthest);
                     Some(entry)
                 })
             };
@@ -221,6 +224,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
     pub fn get(&mut self) -> Option<Entry<D>> {
         let entry = self.ready.pop_front()?;
         self.ready_bytes -= entry.message.size_bytes();
+        self.taken_up_to = entry.seq.max(self.taken_up_to);
         self.unacked += 1;
         Some(entry)
     }
@@ -248,7 +252,6 @@ impl<D, S: Sink<D>> Queue<D, S> {
             serial: self.serial,
             sink,
             prefetch: limited.then_some(u32::from(options.prefetch)),
-            no_ack: options.no_ack,
             in_flight: 0,
             state: Turn::Waiting,
         });
@@ -287,9 +290,9 @@ impl<D, S: Sink<D>> Queue<D, S> {
         self.deleted
     }
 
-    /// Whether any consumer acknowledges nothing.
-    pub fn has_no_ack_consumer(&self) -> bool {
-        self.consumers.iter().any(|(_, c)| c.no_ack)
+    /// The furthest place that was ever handed out: what lies behind it was never delivered.
+    pub fn taken_up_to(&self) -> Seq {
+        self.taken_up_to
     }
 
     /// The present counts.

@@ -1,1 +1,28 @@
-//! Placeholder header, replaced when the module is written.
+//! The only shared state: joins the broker's rules to the store and to the connections.
+//!
+//! Lock order: the topology's write lock, then one queue, then a leaf (an outbox, or the committer's
+//! inbox). Never two queues at once; nothing is awaited, sealed or written under any of them. Routing
+//! reads a snapshot and takes no lock at all.
+//!
+//! * [`Engine`] owns what there is once; [`Client`] is the broker as one connection sees it.
+//! * A record is in the inbox before its entry can be taken, so a delete never precedes its put.
+
+mod access;
+mod alarm;
+mod bindings;
+mod client;
+mod engine_core;
+mod exchanges;
+mod outbox;
+mod publish;
+mod queue_cell;
+mod queues;
+mod recover;
+mod rows;
+pub mod view;
+
+pub use access::{User, Users};
+pub use alarm::{Alarm, Thresholds};
+pub use client::Client;
+pub use engine_core::{Engine, EngineError, VHOST};
+pub use outbox::Outbox;

@@ -1,1 +1,23 @@
-//! Placeholder header, replaced when the module is written.
+//! One client's conversation as a state machine: bytes in, bytes out, and questions to the broker
+//! through [`port::Broker`]. No sockets, no clock, no tasks: `net` owns those and drives this.
+//!
+//! ```text
+//! header -> start / start-ok -> (login) -> tune / tune-ok -> open -> OPEN -> closing -> closed
+//!              handshake.rs                                     connection.rs
+//! ```
+//!
+//! In: [`Session::handle_bytes`], [`Session::handle_login`], [`Session::handle_deliveries`],
+//! [`Session::handle_durable`], [`Session::handle_alarm`], [`Session::shut_down`].
+//! Out: [`Session::output`], [`Session::take_login`]. After each call the output is to be flushed.
+
+mod basic;
+mod channel;
+mod confirm;
+mod connection;
+mod handshake;
+pub mod port;
+mod topology;
+mod unacked;
+
+pub use connection::Session;
+pub use handshake::{Identity, Peer, Settings};

@@ -1,0 +1,314 @@
+//! Where a message goes: one walk over a topology, from the exchange it was published to, through the
+//! exchanges that lead on, to queues. It reads the snapshot and changes nothing.
+
+use super::exchange::{Destination, Exchange, Reached};
+use super::name::Name;
+use super::topology::Topology;
+use crate::amqp::field_table::Table;
+use foldhash::quality::RandomState;
+use smallvec::SmallVec;
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// Queues found by one route up to which a scan finds a duplicate faster than a hash set does.
+const SCANNED_MAX: usize = 32;
+
+impl<Q: Clone + Eq + Hash> Topology<Q> {
+    /// Appends the queues that a message published to `exchange` goes to, each at most once, in an
+    /// order that depends on the topology only; queues that are in `out` already are not added again,
+    /// so that several keys of one message (CC) can be routed one after another.
+    ///
+    /// Follows bindings to exchanges, each exchange once, and an alternate exchange where one's own
+    /// bindings take nothing. `headers` is the message's header table, asked for by headers exchanges.
+    pub fn route<'t>(
+        &'t self,
+        exchange: &'t Exchange<Q>,
+        routing_key: &[u8],
+        headers: Option<Table<'_>>,
+        out: &mut SmallVec<[Q; 4]>,
+    ) {
+        let mut walk = Walk::new(self, exchange, out);
+        walk.visit(exchange, routing_key, headers);
+        let mut at = 0;
+        while let Some(exchange) = walk.ahead.get(at).copied() {
+            walk.visit(exchange, routing_key, headers);
+            at += 1;
+        }
+    }
+}
+
+/// One route under way.
+struct Walk<'t, 'o, Q: Clone + Eq + Hash> {
+    topology: &'t Topology<Q>,
+    start: &'t Exchange<Q>,
+    out: &'o mut SmallVec<[Q; 4]>,
+    /// What is in `out`, once that is too long to scan.
+    seen: Option<HashSet<Q, RandomState>>,
+    /// Exchanges that bindings or alternates lead to, each once, in the order they were met.
+    ahead: Vec<&'t Exchange<Q>>,
+    /// Their names, and the first one's; made when the first one leads to an exchange at all.
+    known: Option<HashSet<&'t Name, RandomState>>,
+}
+
+impl<'t, 'o, Q: Clone + Eq + Hash> Walk<'t, 'o, Q> {
+    fn new(
+        topology: &'t Topology<Q>,
+        start: &'t Exchange<Q>,
+        out: &'o mut SmallVec<[Q; 4]>,
+    ) -> Walk<'t, 'o, Q> {
+        Walk { topology, start, out, seen: None, ahead: Vec::new(), known: None }
+    }
+
+    fn visit(&mut self, exchange: &'t Exchange<Q>, routing_key: &[u8], headers: Option<Table<'_>>) {
+        let mut reached = false;
+        if exchange.is_default() {
+            let queue = self.topology.queue(routing_key);
+            reached = queue.is_some();
+            queue.into_iter().for_each(|queue| self.push(queue));
+        }
+        exchange.targets(routing_key, headers, |found| {
+            reached |= match found {
+                Reached::One(destination) => self.reach(destination),
+                Reached::Set(targets) => {
+                    // Within one set nobody is twice, so the first one needs no look for duplicates.
+                    let first = self.out.is_empty();
+                    targets.iter().fold(false, |_, destination| match destination {
+                        Destination::Queue(queue) if first => {
+                            self.out.push(queue.clone());
+                            true
+                        }
+                        destination => self.reach(destination),
+                    })
+                }
+            }
+        });
+        if !reached && let Some(alternate) = exchange.alternate() {
+            self.follow(alternate);
+        }
+    }
+
+    fn reach(&mut self, destination: &'t Destination<Q>) -> bool {
+        match destination {
+            Destination::Queue(queue) => self.push(queue),
+            Destination::Exchange(name) => self.follow(name),
+        }
+        true
+    }
+
+    fn push(&mut self, queue: &Q) {
+        let is_new = if self.out.len() <= SCANNED_MAX {
+            !self.out.contains(queue)
+        } else {
+            let out = &self.out;
+            self.seen.get_or_insert_with(|| out.iter().cloned().collect()).insert(queue.clone())
+        };
+        if is_new {
+            self.out.push(queue.clone());
+        }
+    }
+
+    fn follow(&mut self, name: &Name) {
+        let Some(exchange) = self.topology.exchange(name).map(Arc::as_ref) else { return };
+        let start = &self.start.name;
+        let known = self.known.get_or_insert_with(|| HashSet::from_iter([start]));
+        if known.insert(&exchange.name) {
+            self.ahead.push(exchange);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amqp::field_table::{TableWriter, Value};
+    use crate::broker::exchange::{DestinationName, ExchangeKind, ExchangeProperties};
+    use crate::broker::topology::BindingRequest;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Name {
+        Name::from(text.as_bytes())
+    }
+
+    /// Queues `q0` to `q9` and the exchanges `d`, `f`, `t`, `h`, `d2`, one of each kind and one more.
+    fn topology() -> Topology<u32> {
+        let mut topology = Topology::new();
+        for at in 0..10 {
+            topology.insert_queue(name(&format!("q{at}")), at).unwrap();
+        }
+        let kinds = [ExchangeKind::Direct, ExchangeKind::Fanout, ExchangeKind::Topic, ExchangeKind::Headers];
+        for (text, kind) in ["d", "f", "t", "h", "d2"].into_iter().zip(kinds.into_iter().cycle()) {
+            insert(&mut topology, text, kind, TableWriter::new());
+        }
+        topology
+    }
+
+    fn insert(topology: &mut Topology<u32>, text: &str, kind: ExchangeKind, arguments: TableWriter) {
+        let arguments = arguments.as_table().raw().into();
+        let properties =
+            ExchangeProperties { kind, durable: false, auto_delete: false, internal: false, arguments };
+        topology.insert_exchange(Arc::new(Exchange::new(name(text), properties, None))).unwrap();
+    }
+
+    /// Binds `source` to a queue when `to` begins with a q, else to an exchange.
+    fn bind(topology: &mut Topology<u32>, source: &str, to: &str, key: &str, arguments: Table<'_>) {
+        let destination = match to.starts_with('q') {
+            true => DestinationName::Queue(name(to)),
+            false => DestinationName::Exchange(name(to)),
+        };
+        let (source, routing_key) = (source.as_bytes(), key.as_bytes());
+        topology.bind(&BindingRequest { source, destination, routing_key, arguments }, None).unwrap();
+    }
+
+    fn route(topology: &Topology<u32>, exchange: &str, key: &str) -> Vec<u32> {
+        let mut out = SmallVec::new();
+        topology.route(topology.exchange(exchange.as_bytes()).unwrap(), key.as_bytes(), None, &mut out);
+        out.to_vec()
+    }
+
+    #[test]
+    fn the_default_exchange_leads_to_the_queue_of_that_name() {
+        let topology = topology();
+        assert_eq!(route(&topology, "", "q3"), [3]);
+        assert_eq!(route(&topology, "", "nope"), []);
+    }
+
+    #[test]
+    fn a_queue_that_is_reached_twice_is_found_once() {
+        let mut t = topology();
+        for key in ["#", "a.#", "*.b", "a.b"] {
+            bind(&mut t, "t", "q1", key, Table::default());
+        }
+        bind(&mut t, "t", "q2", "a.b", Table::default());
+        assert_eq!(route(&t, "t", "a.b"), [1, 2]);
+        for key in ["x", "y"] {
+            bind(&mut t, "f", "q1", key, Table::default());
+        }
+        assert_eq!(route(&t, "f", ""), [1]);
+        let mut out = SmallVec::from_slice(&[1, 5]);
+        t.route(t.exchange(b"t").unwrap(), b"a.b", None, &mut out);
+        assert_eq!(out.to_vec(), [1, 5, 2], "what CC found already is not found again");
+    }
+
+    #[test]
+    fn one_of_two_equal_routes_may_go() {
+        let mut t = topology();
+        let table = TableWriter::new().entry("a", Value::U8(1));
+        bind(&mut t, "d", "q1", "k", Table::default());
+        bind(&mut t, "d", "q1", "k", table.as_table());
+        for left in [vec![1], vec![]] {
+            let arguments = if left.is_empty() { Table::default() } else { table.as_table() };
+            let destination = DestinationName::Queue(name("q1"));
+            let request = BindingRequest { source: b"d", destination, routing_key: b"k", arguments };
+            t.unbind(&request).unwrap();
+            assert_eq!(route(&t, "d", "k"), left);
+        }
+    }
+
+    #[test]
+    fn headers_choose_bindings() {
+        let mut t = topology();
+        let one = TableWriter::new().entry("a", Value::I32(1));
+        let any = TableWriter::new().entry("x-match", Value::LongStr(b"any")).entry("b", Value::Void);
+        bind(&mut t, "h", "q1", "", one.as_table());
+        bind(&mut t, "h", "q2", "", any.as_table());
+        bind(&mut t, "h", "q3", "", Table::default());
+        let of = |headers: &TableWriter| {
+            let mut out = SmallVec::new();
+            t.route(t.exchange(b"h").unwrap(), b"", Some(headers.as_table()), &mut out);
+            out.to_vec()
+        };
+        assert_eq!(of(&TableWriter::new().entry("a", Value::I64(1))), [1, 3]);
+        assert_eq!(of(&TableWriter::new().entry("b", Value::Bool(true))), [2, 3]);
+        assert_eq!(route(&t, "h", ""), [3], "a message without headers");
+    }
+
+    #[test]
+    fn follows_exchanges_through_cycles_once() {
+        let mut t = topology();
+        bind(&mut t, "d", "t", "a.b", Table::default());
+        bind(&mut t, "t", "f", "a.*", Table::default());
+        bind(&mut t, "f", "d", "", Table::default());
+        bind(&mut t, "f", "f", "", Table::default());
+        bind(&mut t, "f", "q1", "", Table::default());
+        bind(&mut t, "d", "q2", "a.b", Table::default());
+        for from in ["d", "t", "f"] {
+            let mut found = route(&t, from, "a.b");
+            found.sort();
+            assert_eq!(found, [1, 2], "from {from}");
+        }
+        assert_eq!(route(&t, "d", "other"), []);
+    }
+
+    #[test]
+    fn what_nothing_takes_goes_to_the_alternate_exchange() {
+        let mut t = topology();
+        let alternate = |to| TableWriter::new().entry("alternate-exchange", Value::LongStr(to));
+        insert(&mut t, "main", ExchangeKind::Direct, alternate(b"second"));
+        insert(&mut t, "second", ExchangeKind::Direct, alternate(b"main"));
+        insert(&mut t, "lost", ExchangeKind::Direct, alternate(b"nope"));
+        insert(&mut t, "to-default", ExchangeKind::Direct, alternate(b""));
+        bind(&mut t, "main", "q1", "k", Table::default());
+        bind(&mut t, "second", "q2", "k", Table::default());
+        bind(&mut t, "second", "q3", "other", Table::default());
+        assert_eq!(route(&t, "main", "k"), [1]);
+        assert_eq!(route(&t, "main", "other"), [3]);
+        assert_eq!(route(&t, "main", "neither"), []);
+        assert_eq!(route(&t, "lost", "k"), []);
+        assert_eq!(route(&t, "to-default", "q7"), [7]);
+    }
+
+    #[test]
+    fn thousands_of_queues_are_each_found_once() {
+        let mut t = Topology::new();
+        for at in 0..5_000 {
+            let queue = format!("q{at}");
+            t.insert_queue(name(&queue), at).unwrap();
+            bind(&mut t, "amq.topic", &queue, "#", Table::default());
+            bind(&mut t, "amq.topic", &queue, "a", Table::default());
+        }
+        let mut found = route(&t, "amq.topic", "a");
+        found.sort();
+        assert_eq!(found, (0..5_000).collect::<Vec<u32>>());
+    }
+
+    proptest! {
+        /// Exchanges route through their index; the definition asks each binding.
+        #[test]
+        fn agrees_with_asking_each_binding(
+            steps in prop::collection::vec((any::<bool>(), 0usize..5, 0u32..10, 0usize..4), 1..150),
+            key in 0usize..4,
+        ) {
+            const KEYS: [&str; 4] = ["a", "b", "#", ""];
+            const NAMES: [&str; 5] = ["d", "f", "t", "h", "d2"];
+            let mut t = topology();
+            let mut model: Vec<(usize, u32, usize)> = Vec::new();
+            for (is_bind, exchange, queue, key) in steps {
+                let destination = DestinationName::Queue(name(&format!("q{queue}")));
+                let (source, routing_key) = (NAMES[exchange].as_bytes(), KEYS[key].as_bytes());
+                let request = BindingRequest { source, destination, routing_key, arguments: Table::default() };
+                model.retain(|entry| *entry != (exchange, queue, key));
+                if is_bind {
+                    t.bind(&request, None).unwrap();
+                    model.push((exchange, queue, key));
+                } else {
+                    t.unbind(&request).unwrap();
+                }
+            }
+            for (at, exchange) in NAMES.into_iter().enumerate() {
+                let takes = |pattern: usize| match exchange {
+                    "d" | "d2" => KEYS[pattern] == KEYS[key],
+                    "t" => KEYS[pattern] == "#" || KEYS[pattern] == KEYS[key],
+                    _ => true,
+                };
+                let bound = model.iter().filter(|(x, _, pattern)| *x == at && takes(*pattern));
+                let mut expected: Vec<u32> = bound.map(|(_, queue, _)| *queue).collect();
+                expected.sort();
+                expected.dedup();
+                let mut found = route(&t, exchange, KEYS[key]);
+                found.sort();
+                prop_assert_eq!(found, expected, "exchange {}", exchange);
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The broker as one connection sees it: the session's port, implemented over the shared engine.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::amqp::reply_code::ReplyCode;
+use crate::broker::arguments::ConsumerArguments;
+use crate::broker::fault::{Fault, lossy};
+use crate::broker::name::Resource;
+use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
+use crate::session::port::{
+    Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
+};
+use crate::store::Position;
+
+use super::engine_core::{Engine, VHOST};
+use super::outbox::{ConsumerSink, Outbox};
+use super::publish::RouteCache;
+use super::queue_cell::{QueueRef, Stored, wake};
+
+/// One connection's view of the engine. Dropping it takes its exclusive queues along.
+pub struct Client {
+    pub(super) engine: Arc<Engine>,
+    pub(super) outbox: Arc<Outbox>,
+    slot: usize,
+    /// unique for each connection of this process
+    pub(super) id: u64,
+    /// wakes this connection's task; the committer gets clones of it
+    waker: Waker,
+    pub(super) exclusive: Vec<QueueRef>,
+    pub(super) routes: RouteCache,
+}
+
+impl Client {
+    pub(super) fn new(engine: Arc<Engine>, outbox: Arc<Outbox>, slot: usize, id: u64) -> Client {
+        let waker = Waker::from(outbox.clone());
+        Client { engine, outbox, slot, id, waker, exclusive: Vec::new(), routes: RouteCache::default() }
+    }
+
+    /// The queue, if this connection may use it.
+    pub(super) fn queue(&self, name: &[u8]) -> Result<QueueRef, Fault> {
+        let topology = self.engine.topology.load();
+        let queue = topology.queue(name).ok_or_else(|| Fault::no_queue(name, VHOST))?;
+        self.check_owner(queue)?;
+        Ok(queue.clone())
+    }
+
+    pub(super) fn check_owner(&self, queue: &QueueRef) -> Result<(), Fault> {
+        match queue.owner {
+            Some(owner) if owner != self.id => Err(Fault::locked(&queue.name, VHOST)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What to wait for until everything appended so far is durable; the committer wakes this
+    /// connection then.
+    pub(super) fn barrier(&self, position: Position) -> Barrier {
+        if position.0 > 0 {
+            self.engine.store.appender().wake(self.waker.clone());
+        }
+        Barrier(position.0)
+    }
+}
+
+impl Broker for Client {
+    type Queue = QueueRef;
+    type Durable = Stored;
+
+    fn vhost(&self) -> &str {
+        VHOST
+    }
+
+    fn open(&mut self, vhost: &[u8]) -> Result<(), Fault> {
+        if vhost == VHOST.as_bytes() {
+            return Ok(());
+        }
+        Err(Fault::new(ReplyCode::NotAllowed, format!("vhost {} not found", lossy(vhost))))
+    }
+
+    fn durable(&self) -> Barrier {
+        Barrier(self.engine.store.durable().0)
+    }
+
+    fn has_failed(&self) -> bool {
+        self.engine.store.failure().is_some()
+    }
+
+    fn publish(&mut self, batch: &mut Vec<Publish>, outcomes: &mut Vec<Outcome>) {
+        self.publish_batch(batch, outcomes);
+    }
+
+    fn declare_exchange(&mut self, spec: &ExchangeSpec<'_>) -> Result<Barrier, Fault> {
+        let position = self.engine.declare_exchange(spec)?;
+        Ok(self.barrier(position))
+    }
+
+    fn delete_exchange(&mut self, name: &[u8], if_unused: bool) -> Result<Barrier, Fault> {
+        let position = self.engine.delete_exchange(name, if_unused)?;
+        Ok(self.barrier(position))
+    }
+
+    fn bind(&mut self, spec: &BindingSpec<'_>) -> Result<Barrier, Fault> {
+        let position = self.bind_checked(spec)?;
+        Ok(self.barrier(position))
+    }
+
+    fn unbind(&mut self, spec: &BindingSpec<'_>) -> Result<Barrier, Fault> {
+        let position = self.unbind_checked(spec)?;
+        Ok(self.barrier(position))
+    }
+
+    fn declare_queue(&mut self, spec: &QueueSpec<'_>) -> Result<Declared, Fault> {
+        let (queue, position) = self.declare(spec)?;
+        let counts = queue.counts();
+        Ok(Declared {
+            name: queue.name.to_vec(),
+            message_count: counts.ready as u32,
+            consumer_count: counts.consumers as u32,
+            barrier: self.barrier(position),
+        })
+    }
+
+    fn purge_queue(&mut self, name: &[u8]) -> Result<(u32, Barrier), Fault> {
+        let queue = self.queue(name)?;
+        let purged = queue.lock().purge();
+        queue.delete_stored(&purged, &self.engine.store);
+        let position = match queue.is_stored() && !purged.is_empty() {
+            true => self.engine.store.appender().tail(),
+            false => Position(0),
+        };
+        Ok((purged.len() as u32, self.barrier(position)))
+    }
+
+    fn delete_queue(&mut self, name: &[u8], if_unused: bool, if_empty: bool) -> Result<(u32, Barrier), Fault> {
+        let (count, position) = self.delete(name, if_unused, if_empty)?;
+        Ok((count, self.barrier(position)))
+    }
+
+    fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(QueueRef, ConsumerId), Fault> {
+        let queue = self.queue(spec.queue)?;
+        let resource = Resource::queue(&queue.name, VHOST);
+        ConsumerArguments::parse(spec.arguments, queue.kind()).map_err(|e| e.fault(resource))?;
+        let sink = ConsumerSink {
+            outbox: self.outbox.clone(),
+            key: spec.key,
+            credit: (!spec.no_ack).then(|| spec.credit.clone()),
+        };
+        let options =
+            ConsumerOptions { prefetch: spec.prefetch, no_ack: spec.no_ack, exclusive: spec.exclusive };
+        let mut touched = Vec::new();
+        let mut contents = queue.lock();
+        let added = contents.add_consumer(sink, options);
+        contents.assign(&mut touched);
+        drop(contents);
+        wake(&touched);
+        match added {
+            Ok(id) => Ok((queue, id)),
+            Err(ConsumeRefused::Deleted) => Err(Fault::no_queue(spec.queue, VHOST)),
+            Err(ConsumeRefused::InExclusiveUse) => {
+                let text = format!("{} in exclusive use", Resource::queue(spec.queue, VHOST));
+                Err(Fault::new(ReplyCode::AccessRefused, text))
+            }
+        }
+    }
+
+    fn cancel(&mut self, queue: &QueueRef, consumer: ConsumerId, key: u32) {
+        let mut contents = queue.lock();
+        let was_there = contents.remove_consumer(consumer);
+        drop(contents);
+        let undelivered = self.outbox.remove(key);
+        if !undelivered.is_empty() {
+            queue.requeue(Some(consumer), undelivered, &self.engine.store);
+        }
+        if was_there {
+            self.delete_if_abandoned(queue);
+        }
+    }
+
+    fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {
+        let queue = self.queue(name)?;
+        let mut contents = queue.lock();
+        let entry = contents.get();
+        let left = contents.counts().ready as u32;
+        drop(contents);
+        Ok(entry.map(|entry| (queue, entry, left)))
+    }
+
+    fn settle(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: &mut Vec<Entry<Stored>>) {
+        queue.settle(consumer, entries, &self.engine.store);
+    }
+
+    fn requeue(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
+        queue.requeue(consumer, entries, &self.engine.store);
+    }
+
+    fn resume(&mut self, queue: &QueueRef, consumer: ConsumerId) {
+        queue.resume(consumer);
+    }
+
+    fn unique_name(&mut self, prefix: &str) -> Vec<u8> {
+        format!("{prefix}{}", URL_SAFE_NO_PAD.encode(crate::seal::random_bytes())).into_bytes()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        for queue in std::mem::take(&mut self.exclusive) {
+            self.delete_now(&queue);
+        }
+        self.engine.disconnect(self.slot);
+    }
+}

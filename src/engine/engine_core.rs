@@ -1,0 +1,184 @@
+//! What there is once: the topology snapshot, the store, the users, the connections.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use slab::Slab;
+
+use crate::broker::topology::Topology;
+use crate::limits::INBOX_BYTES_MAX;
+use crate::store::{Position, Recovered, Store};
+
+use super::access::Users;
+use super::alarm::{Alarm, AlarmState};
+use super::client::Client;
+use super::outbox::Outbox;
+use super::queue_cell::QueueRef;
+use super::recover;
+
+/// The one virtual host of this version.
+pub const VHOST: &str = "/";
+
+/// What keeps the engine from starting.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A row that opened under its key but cannot be read: written by a newer version, or a defect.
+    #[error("the store's {kind} row {id} cannot be read: {reason}; it was written by another version of SealMQ")]
+    Row {
+        /// what the row is
+        kind: &'static str,
+        /// its number
+        id: u64,
+        /// what is wrong
+        reason: String,
+    },
+    /// A user's password could not be hashed or a user not be stored.
+    #[error("user '{user}': {reason}")]
+    User {
+        /// the user's name
+        user: String,
+        /// what is wrong
+        reason: String,
+    },
+}
+
+/// The broker behind all connections.
+pub struct Engine {
+    pub(super) topology: ArcSwap<Topology<QueueRef>>,
+    /// held by whoever changes the topology, from reading it to swapping the new one in
+    write: Mutex<()>,
+    pub(super) store: Arc<Store>,
+    pub(super) users: Users,
+    connections: Mutex<Slab<Arc<Outbox>>>,
+    next_connection: AtomicU64,
+    alarm: AlarmState,
+    stopping: AtomicBool,
+}
+
+impl Engine {
+    /// Rebuilds queues, exchanges, bindings and users from what the store gave back.
+    ///
+    /// # Errors
+    /// [`EngineError::Row`] for a row that cannot be understood; nothing is dropped silently.
+    pub fn start(store: Arc<Store>, recovered: Recovered) -> Result<Arc<Engine>, EngineError> {
+        let rebuilt = recover::rebuild(&store, recovered)?;
+        Ok(Arc::new(Engine {
+            topology: ArcSwap::from_pointee(rebuilt.topology),
+            write: Mutex::new(()),
+            store,
+            users: rebuilt.users,
+            connections: Mutex::new(Slab::new()),
+            next_connection: AtomicU64::new(1),
+            alarm: AlarmState::default(),
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// The broker as a new connection sees it, and where its deliveries will wait.
+    pub fn connect(self: &Arc<Engine>) -> (Client, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox::default());
+        let slot = self.connections().insert(outbox.clone());
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        (Client::new(self.clone(), outbox.clone(), slot, id), outbox)
+    }
+
+    pub(super) fn disconnect(&self, slot: usize) {
+        self.connections().try_remove(slot);
+    }
+
+    /// How many connections there are.
+    pub fn connection_count(&self) -> usize {
+        self.connections().len()
+    }
+
+    /// The users who may log in.
+    pub fn users(&self) -> &Users {
+        &self.users
+    }
+
+    /// Creates the user, or gives the existing one this password if it has another (configuration is
+    /// the only source of users in this version, so what it says holds).
+    ///
+    /// # Errors
+    /// [`EngineError::User`] when the password cannot be hashed.
+    pub fn ensure_user(&self, name: &str, password: &[u8], tags: &[String]) -> Result<(), EngineError> {
+        self.users.ensure(&self.store, name, password, tags)
+    }
+
+    /// The store, for probes and statistics.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The present alarm, for connections to block their publishers.
+    pub fn alarm(&self) -> Option<&'static str> {
+        self.alarm.reason()
+    }
+
+    /// Raises or ends alarms; connections are woken when that changes anything.
+    pub fn set_alarm(&self, alarm: Alarm) {
+        if self.alarm.set(alarm) {
+            self.wake_all();
+        }
+    }
+
+    /// Whether so much waits for the committer that publishers must stop reading.
+    pub fn is_congested(&self) -> bool {
+        self.store.backlog_bytes() > INBOX_BYTES_MAX
+    }
+
+    /// Has every connection say goodbye; nothing new is to be accepted from now on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Whether [`Engine::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Tells the store how far each queue was delivered, for a clean end; the store is closed after.
+    pub fn note_deliveries(&self) {
+        let topology = self.topology.load();
+        for (_, queue) in topology.queues().filter(|(_, queue)| queue.is_stored()) {
+            let furthest = queue.lock().taken_up_to();
+            self.store.appender().delivered_up_to(queue.id, furthest);
+        }
+    }
+
+    fn wake_all(&self) {
+        let outboxes: Vec<_> = self.connections().iter().map(|(_, outbox)| outbox.clone()).collect();
+        outboxes.iter().for_each(|outbox| outbox.wake_task());
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Slab<Arc<Outbox>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the topology: `change` works on a copy and appends its rows to the store meanwhile, so
+    /// that the order of rows is the order of changes; on success the copy becomes the snapshot.
+    pub(super) fn change<T, E>(
+        &self,
+        change: impl FnOnce(&mut Topology<QueueRef>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let _only_one = self.write.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Topology::clone(&self.topology.load());
+        let done = change(&mut next)?;
+        self.topology.store(Arc::new(next));
+        Ok(done)
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The later of two places in the commit order.
+pub(super) fn later(a: Position, b: Position) -> Position {
+    a.max(b)
+}

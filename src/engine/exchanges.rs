@@ -1,0 +1,101 @@
+//! Declaring and deleting exchanges: the rules around the topology, and their rows in the store.
+
+use crate::amqp::reply_code::ReplyCode;
+use crate::broker::arguments::exchange_name;
+use crate::broker::equivalence::check_exchange;
+use crate::broker::exchange::{Exchange, ExchangeKind, ExchangeProperties};
+use crate::broker::fault::{Fault, lossy};
+use crate::broker::name::{Name, Resource, is_reserved};
+use crate::broker::topology::Removed;
+use crate::session::port::ExchangeSpec;
+use crate::store::{Appender, Position, RowKind};
+
+use super::engine_core::{Engine, VHOST, later};
+use super::queue_cell::QueueRef;
+use super::rows::ExchangeRow;
+
+impl Engine {
+    pub(super) fn declare_exchange(&self, spec: &ExchangeSpec<'_>) -> Result<Position, Fault> {
+        if spec.passive {
+            let topology = self.topology.load();
+            check_not_default(spec.name)?;
+            return match topology.exchange(spec.name) {
+                Some(_) => Ok(Position(0)),
+                None => Err(Fault::no_exchange(spec.name, VHOST)),
+            };
+        }
+        let kind = ExchangeKind::parse(spec.kind).ok_or_else(|| {
+            let text = format!("unknown exchange type '{}'", lossy(spec.kind));
+            Fault::new(ReplyCode::PreconditionFailed, text)
+        })?;
+        check_not_default(spec.name)?;
+        let properties = ExchangeProperties {
+            kind,
+            durable: spec.durable,
+            auto_delete: spec.auto_delete,
+            internal: spec.internal,
+            arguments: spec.arguments.raw().into(),
+        };
+        let resource = Resource::exchange(spec.name, VHOST);
+        self.change(|topology| {
+            if let Some(existing) = topology.exchange(spec.name) {
+                check_exchange(&existing.properties, &properties).map_err(|e| e.fault(resource))?;
+                return Ok(Position(0));
+            }
+            if is_reserved(spec.name) {
+                let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
+                return Err(Fault::new(ReplyCode::AccessRefused, text));
+            }
+            exchange_name(spec.arguments, "alternate-exchange").map_err(|e| e.fault(resource))?;
+            let row = properties.durable.then(|| self.store.next_row_id());
+            let exchange = Exchange::new(Name::from(spec.name), properties, row);
+            let mut position = Position(0);
+            if let Some(row) = row {
+                let plaintext = ExchangeRow::of(&exchange).encode();
+                position = self.store.appender().put_row(RowKind::Exchange, row, plaintext);
+            }
+            // Its name is free: that was looked up under the same write lock.
+            let _ = topology.insert_exchange(exchange);
+            Ok(position)
+        })
+    }
+
+    pub(super) fn delete_exchange(&self, name: &[u8], if_unused: bool) -> Result<Position, Fault> {
+        check_not_default(name)?;
+        self.change(|topology| {
+            if is_reserved(name) {
+                let text = format!("deletion of system {} not allowed", Resource::exchange(name, VHOST));
+                return Err(Fault::new(ReplyCode::AccessRefused, text));
+            }
+            // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
+            let Some(exchange) = topology.exchange(name) else { return Ok(Position(0)) };
+            if if_unused && exchange.is_used() {
+                let text = format!("{} in use", Resource::exchange(name, VHOST));
+                return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+            }
+            let removed = topology.remove_exchange(name);
+            let mut appender = self.store.appender();
+            Ok(removed.map_or(Position(0), |removed| delete_rows(&mut appender, &removed)))
+        })
+    }
+}
+
+/// Deletes the rows of everything that one deletion took away.
+pub(super) fn delete_rows(appender: &mut Appender<'_>, removed: &Removed<QueueRef>) -> Position {
+    let mut position = Position(0);
+    for row in removed.bindings.iter().filter_map(|binding| binding.row) {
+        position = later(position, appender.delete_row(RowKind::Binding, row));
+    }
+    for row in removed.exchanges.iter().filter_map(|exchange| exchange.row) {
+        position = later(position, appender.delete_row(RowKind::Exchange, row));
+    }
+    position
+}
+
+pub(super) fn check_not_default(name: &[u8]) -> Result<(), Fault> {
+    if name.is_empty() {
+        let text = "operation not permitted on the default exchange";
+        return Err(Fault::new(ReplyCode::AccessRefused, text));
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! What waits for one connection: entries that queues assigned to its consumers, and the reasons to
+//! wake its task. A leaf lock, held for pointer moves only; bounded, so that a slow client leaves
+//! messages in their queues.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
+
+use atomic_waker::AtomicWaker;
+
+use crate::broker::credit::ChannelCredit;
+use crate::broker::queue::{Entry, Sink};
+use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX};
+use crate::session::port::Waiting;
+
+use super::queue_cell::Stored;
+
+/// One connection's outbox.
+#[derive(Default)]
+pub struct Outbox {
+    inner: Mutex<Inner>,
+    waker: AtomicWaker,
+    /// something is in `inner`; spares the lock when there is nothing
+    filled: AtomicBool,
+    /// a queue found it full and waits for a resume
+    starved: AtomicBool,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: VecDeque<Waiting<Stored>>,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Has the connection's task run soon.
+    pub fn wake_task(&self) {
+        self.waker.wake();
+    }
+
+    /// The task to wake; to be called before looking at what there is to do.
+    pub fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Moves everything into `into`, which is empty. True when a queue waits for room since.
+    pub fn drain_into(&self, into: &mut VecDeque<Waiting<Stored>>) -> bool {
+        if self.filled.swap(false, Ordering::AcqRel) {
+            let mut inner = self.lock();
+            std::mem::swap(&mut inner.waiting, into);
+            inner.bytes = 0;
+        }
+        self.starved.swap(false, Ordering::AcqRel)
+    }
+
+    /// Takes out what waits for one consumer.
+    pub(super) fn remove(&self, key: u32) -> Vec<Entry<Stored>> {
+        let mut inner = self.lock();
+        let mut removed = Vec::new();
+        let waiting = std::mem::take(&mut inner.waiting);
+        for item in waiting {
+            match item {
+                Waiting::Delivery(k, entry) if k == key => {
+                    inner.bytes = inner.bytes.saturating_sub(entry.message.size_bytes());
+                    removed.push(entry);
+                }
+                Waiting::Cancelled(k) if k == key => {}
+                other => inner.waiting.push_back(other),
+            }
+        }
+        removed
+    }
+
+    /// The consumer's queue is gone: gives back what waited for it, and has its client told.
+    pub(super) fn cancel(&self, key: u32) -> Vec<Entry<Stored>> {
+        let removed = self.remove(key);
+        self.lock().waiting.push_back(Waiting::Cancelled(key));
+        self.filled.store(true, Ordering::Release);
+        removed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing in here can panic half-way, so a poisoned lock still guards a whole state.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Outbox {
+    /// The committer's wake-up: something that the connection waits for is durable.
+    fn wake(self: Arc<Self>) {
+        self.waker.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.waker.wake();
+    }
+}
+
+/// A consumer as its queue sees it: a key in one connection's outbox.
+#[derive(Clone)]
+pub struct ConsumerSink {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) key: u32,
+    /// the channel's common limit; consumers without acknowledgements are outside of it
+    pub(super) credit: Option<Arc<ChannelCredit>>,
+}
+
+impl Sink<Stored> for ConsumerSink {
+    fn take(&self, max: usize, mut next: impl FnMut() -> Option<Entry<Stored>>) -> usize {
+        let limit = self.credit.as_ref().filter(|credit| credit.is_limited());
+        let mut inner = self.outbox.lock();
+        let mut taken = 0;
+        while taken < max {
+            if inner.bytes >= OUTBOX_BYTES_MAX || inner.waiting.len() >= OUTBOX_MESSAGES_MAX {
+                self.outbox.starved.store(true, Ordering::Release);
+                break;
+            }
+            if limit.is_some_and(|credit| !credit.take()) {
+                break;
+            }
+            let Some(entry) = next() else { break };
+            inner.bytes += entry.message.size_bytes();
+            inner.waiting.push_back(Waiting::Delivery(self.key, entry));
+            taken += 1;
+        }
+        drop(inner);
+        if taken > 0 {
+            self.outbox.filled.store(true, Ordering::Release);
+        }
+        taken
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.outbox, &other.outbox)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::id::Seq;
+    use crate::broker::message::Message;
+
+    fn entry(seq: u64, size: usize) -> Entry<Stored> {
+        let message = Message::new(b"", b"", &[], &[&vec![0; size]]);
+        Entry { seq: Seq(seq), redelivered: false, delivery_count: 0, message, durable: Stored::default() }
+    }
+
+    fn fill(sink: &ConsumerSink, count: usize, size: usize) -> usize {
+        let mut seq = 0;
+        sink.take(count, || {
+            seq += 1;
+            Some(entry(seq, size))
+        })
+    }
+
+    #[test]
+    fn a_full_outbox_takes_no_more_until_it_was_drained() {
+        let outbox = Arc::new(Outbox::default());
+        let sink = ConsumerSink { outbox: outbox.clone(), key: 0, credit: None };
+        let taken = fill(&sink, 100, OUTBOX_BYTES_MAX / 10);
+        assert!((10..=11).contains(&taken), "{taken}");
+        assert_eq!(fill(&sink, 1, 1), 0);
+        let mut waiting = VecDeque::new();
+        assert!(outbox.drain_into(&mut waiting), "the queue waits for room");
+        assert_eq!(waiting.len(), taken);
+        assert_eq!(fill(&sink, 1, 1), 1);
+    }
+
+    #[test]
+    fn removing_a_consumer_leaves_the_others_entries() {
+        let outbox = Arc::new(Outbox::default());
+        let [a, b] = [0, 1].map(|key| ConsumerSink { outbox: outbox.clone(), key, credit: None });
+        assert_eq!((fill(&a, 2, 8), fill(&b, 3, 8)), (2, 3));
+        assert_eq!(outbox.remove(0).len(), 2);
+        assert_eq!(outbox.cancel(1).len(), 3);
+        let mut waiting = VecDeque::new();
+        outbox.drain_into(&mut waiting);
+        assert!(matches!(waiting.pop_front(), Some(Waiting::Cancelled(1))) && waiting.is_empty());
+    }
+
+    #[test]
+    fn the_channels_common_limit_holds_across_consumers() {
+        let outbox = Arc::new(Outbox::default());
+        let credit = Arc::new(ChannelCredit::default());
+        credit.set_limit(3);
+        let sinks =
+            [0, 1].map(|key| ConsumerSink { outbox: outbox.clone(), key, credit: Some(credit.clone()) });
+        assert_eq!((fill(&sinks[0], 2, 8), fill(&sinks[1], 5, 8)), (2, 1));
+    }
+}

@@ -1,0 +1,167 @@
+//! The road of a batch of publishes: route on the snapshot, tell the store, enqueue under one lock for
+//! each queue. Consecutive messages with the same route go together.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::amqp::properties::Properties;
+use crate::amqp::reply_code::ReplyCode;
+use crate::broker::exchange::{Exchange, ExchangeKind};
+use crate::broker::fault::{Fault, lossy};
+use crate::broker::message::Message;
+use crate::broker::topology::Topology;
+use crate::limits::INLINE_BODY_BYTES_MAX;
+use crate::session::port::{Barrier, Outcome, Publish};
+use crate::store::Position;
+
+use super::client::Client;
+use super::engine_core::{VHOST, now_ms};
+use super::queue_cell::{Incoming, QueueRef};
+
+type Targets = SmallVec<[QueueRef; 4]>;
+
+/// Where the last message went: publishers rarely change their route, so most messages find theirs
+/// here instead of in the topology.
+#[derive(Default)]
+pub(super) struct RouteCache {
+    snapshot: Option<Arc<Topology<QueueRef>>>,
+    exchange: Vec<u8>,
+    routing_key: Vec<u8>,
+    targets: Targets,
+}
+
+/// Consecutive messages with the same targets, and where their outcomes belong.
+struct Run {
+    targets: Targets,
+    incoming: Vec<Incoming>,
+    first: usize,
+}
+
+impl Client {
+    pub(super) fn publish_batch(&mut self, batch: &mut Vec<Publish>, outcomes: &mut Vec<Outcome>) {
+        if self.engine.store.failure().is_some() {
+            outcomes.extend(batch.drain(..).map(|_| Outcome::Fault(Fault::store_failed().hard())));
+            return;
+        }
+        let topology = self.engine.topology.load_full();
+        let now_ms = now_ms();
+        let mut run = Run { targets: Targets::new(), incoming: Vec::with_capacity(batch.len()), first: 0 };
+        let mut closed: SmallVec<[u16; 4]> = SmallVec::new();
+        let mut highest = Position(0);
+        for publish in batch.drain(..) {
+            if closed.contains(&publish.channel) {
+                self.finish(&mut run, outcomes, &mut highest, now_ms);
+                outcomes.push(Outcome::Skipped);
+                continue;
+            }
+            let routed = self.routes.find(&topology, &publish.message);
+            let same = matches!(&routed, Ok(Found::AsBefore)) && !run.incoming.is_empty();
+            if !same {
+                self.finish(&mut run, outcomes, &mut highest, now_ms);
+            }
+            match routed {
+                Err(fault) => {
+                    closed.push(publish.channel);
+                    outcomes.push(Outcome::Fault(fault));
+                }
+                Ok(_) if self.routes.targets.is_empty() => outcomes.push(match publish.mandatory {
+                    true => Outcome::Unroutable,
+                    false => Outcome::Routed(Barrier(0)),
+                }),
+                Ok(_) => {
+                    if run.incoming.is_empty() {
+                        run.targets.clone_from(&self.routes.targets);
+                        run.first = outcomes.len();
+                    }
+                    outcomes.push(Outcome::Routed(Barrier(0)));
+                    run.incoming.push(incoming(publish));
+                }
+            }
+        }
+        self.finish(&mut run, outcomes, &mut highest, now_ms);
+        // One wake-up for the whole batch: the confirms become due together or in order.
+        self.barrier(highest);
+    }
+
+    /// Enqueues a run in each of its queues, one lock after another, and fills in the barriers.
+    fn finish(&self, run: &mut Run, outcomes: &mut [Outcome], highest: &mut Position, now_ms: u64) {
+        if run.incoming.is_empty() {
+            return;
+        }
+        let store = &self.engine.store;
+        let stored = run.targets.iter().filter(|queue| queue.is_stored()).count() as u32;
+        if stored > 0 {
+            for item in run.incoming.iter_mut().filter(|item| item.persistent) {
+                if stored > 1 || item.message.size_bytes() > INLINE_BODY_BYTES_MAX {
+                    item.shared = Some(store.shared_body(&item.message, stored));
+                }
+            }
+        }
+        for queue in &run.targets {
+            queue.enqueue(&mut run.incoming, store, now_ms);
+        }
+        for (item, outcome) in run.incoming.drain(..).zip(outcomes.iter_mut().skip(run.first)) {
+            *highest = item.barrier.max(*highest);
+            *outcome = Outcome::Routed(Barrier(item.barrier.0));
+        }
+    }
+}
+
+fn incoming(publish: Publish) -> Incoming {
+    Incoming {
+        message: publish.message,
+        persistent: publish.persistent,
+        priority: publish.priority,
+        shared: None,
+        barrier: Position(0),
+    }
+}
+
+/// How a route was found; the targets are in the cache.
+enum Found {
+    /// the same as the message before
+    AsBefore,
+    /// looked up
+    Anew,
+}
+
+impl RouteCache {
+    fn find(&mut self, topology: &Arc<Topology<QueueRef>>, message: &Message) -> Result<Found, Fault> {
+        let (exchange, routing_key) = (message.exchange(), message.routing_key());
+        let is_current = self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, topology));
+        if is_current && self.exchange == exchange && self.routing_key == routing_key {
+            return Ok(Found::AsBefore);
+        }
+        self.snapshot = None;
+        let source = topology.exchange(exchange).ok_or_else(|| Fault::no_exchange(exchange, VHOST))?;
+        if source.properties.internal {
+            let text =
+                format!("cannot publish to internal exchange '{}' in vhost '{VHOST}'", lossy(exchange));
+            return Err(Fault::new(ReplyCode::AccessRefused, text));
+        }
+        self.targets.clear();
+        let properties = reads_headers(topology, source)
+            .then(|| Properties::decode(message.properties()).unwrap_or_default());
+        let headers = properties.and_then(|p| p.headers);
+        topology.route(source, routing_key, headers, &mut self.targets);
+        // A route that depends on the headers says nothing about the next message's.
+        if properties.is_none() {
+            self.exchange.clear();
+            self.exchange.extend_from_slice(exchange);
+            self.routing_key.clear();
+            self.routing_key.extend_from_slice(routing_key);
+            self.snapshot = Some(topology.clone());
+        }
+        Ok(Found::Anew)
+    }
+}
+
+/// Whether a message's headers can make a difference: the exchange reads them, or leads to others
+/// that may.
+fn reads_headers(topology: &Topology<QueueRef>, exchange: &Exchange<QueueRef>) -> bool {
+    exchange.properties.kind == ExchangeKind::Headers
+        || exchange.alternate().is_some()
+        || (!exchange.is_default() && exchange.leads_to_exchange())
+        || topology.exchange(b"").is_none()
+}

@@ -1,0 +1,110 @@
+//! From what the store gave back to a topology, queues and users. Everything that RAM holds of durable
+//! things is rebuilt here, and nowhere else.
+
+use std::collections::HashMap;
+
+use crate::amqp::field_table::Table;
+use crate::broker::equivalence::QueueProperties;
+use crate::broker::id::{QueueId, RowId, Seq};
+use crate::broker::name::Name;
+use crate::broker::queue::{Entry, Queue};
+use crate::broker::topology::{BindingRequest, Topology};
+use crate::store::{Position, Recovered, RecoveredQueue, Row, RowKind, Store};
+
+use super::access::{User, Users};
+use super::engine_core::EngineError;
+use super::queue_cell::{QueueCell, QueueRef, Stored};
+use super::rows::{BindingRow, ExchangeRow, QueueRow, UserRow};
+
+pub(super) struct Rebuilt {
+    pub topology: Topology<QueueRef>,
+    pub users: Users,
+}
+
+pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, EngineError> {
+    let mut contents: HashMap<QueueId, RecoveredQueue> =
+        recovered.queues.into_iter().map(|queue| (queue.id, queue)).collect();
+    let mut topology = Topology::new();
+    let mut users: HashMap<String, User> = HashMap::new();
+    // Rows come in the order of their kinds, and bindings lead between what stands before them.
+    let mut bindings = Vec::new();
+    for row in recovered.rows {
+        let id = row.id;
+        match row.kind {
+            RowKind::Exchange => {
+                let exchange = ExchangeRow::decode(&row.plaintext).and_then(|r| r.into_exchange(id));
+                let _ = topology.insert_exchange(exchange.map_err(|e| unreadable("exchange", &row, e))?);
+            }
+            RowKind::Queue => {
+                let decoded = QueueRow::decode(&row.plaintext).map_err(|e| unreadable("queue", &row, e))?;
+                let (name, properties) = decoded.into_parts();
+                let found = contents.remove(&QueueId(id.0));
+                let queue = queue(id, name, properties, found, recovered.clean);
+                let _ = topology.insert_queue(queue.name.clone(), queue);
+            }
+            RowKind::Binding => bindings.push(row),
+            RowKind::User => {
+                let decoded = UserRow::decode(&row.plaintext).map_err(|e| unreadable("user", &row, e))?;
+                users.extend([decoded.into_user(id)]);
+            }
+            RowKind::Vhost | RowKind::Policy | RowKind::Permission | RowKind::Parameter => {
+                let reason = "this version has no such rows".to_owned();
+                return Err(unreadable("topology", &row, reason));
+            }
+        }
+    }
+    for row in bindings {
+        bind(&mut topology, &row)?;
+    }
+    drop_orphans(store, contents);
+    Ok(Rebuilt { topology, users: Users::new(users) })
+}
+
+fn queue(
+    id: RowId,
+    name: Name,
+    properties: QueueProperties,
+    found: Option<RecoveredQueue>,
+    clean: bool,
+) -> QueueRef {
+    let contents = match found {
+        None => Queue::default(),
+        Some(found) => {
+            let delivered_up_to = found.delivered_up_to;
+            let entries = found.entries.into_iter().map(|entry| Entry {
+                seq: entry.seq,
+                // After a crash nobody knows what was on the wire, so everything may have been.
+                redelivered: !clean || entry.seq <= delivered_up_to,
+                delivery_count: entry.meta.delivery_count,
+                message: entry.message,
+                durable: Stored::Yes { put_at: Position(0), shared: entry.shared },
+            });
+            Queue::recovered(entries.collect(), found.next_seq.max(Seq(1)))
+        }
+    };
+    QueueRef::new(QueueCell::new(QueueId(id.0), name, properties, None, contents))
+}
+
+fn bind(topology: &mut Topology<QueueRef>, row: &Row) -> Result<(), EngineError> {
+    let binding = BindingRow::decode(&row.plaintext).map_err(|e| unreadable("binding", row, e))?;
+    let request = BindingRequest {
+        source: &binding.source,
+        destination: binding.destination(),
+        routing_key: &binding.routing_key,
+        arguments: Table::from_raw(&binding.arguments),
+    };
+    topology.bind(&request, Some(row.id)).map_err(|e| unreadable("binding", row, e.to_string()))?;
+    Ok(())
+}
+
+/// Entries whose queue is gone: it was deleted while a consumer still held them.
+fn drop_orphans(store: &Store, orphans: HashMap<QueueId, RecoveredQueue>) {
+    for (id, queue) in orphans {
+        let entries = queue.entries.into_iter().map(|e| (e.seq, e.shared, Position(0)));
+        store.appender().drop_queue(id, entries.collect());
+    }
+}
+
+fn unreadable(kind: &'static str, row: &Row, reason: String) -> EngineError {
+    EngineError::Row { kind, id: row.id.0, reason }
+}

@@ -1,0 +1,158 @@
+//! Rows of the topology and the users as they are sealed: CBOR with numbered fields, so that later
+//! versions can add some. Names stand in here and nowhere else on disk.
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use crate::broker::equivalence::QueueProperties;
+use crate::broker::exchange::{Binding, DestinationName, Exchange, ExchangeKind, ExchangeProperties};
+use crate::broker::id::RowId;
+use crate::broker::name::Name;
+
+use super::access::User;
+use super::queue_cell::{QueueCell, QueueRef};
+
+/// An exchange.
+#[derive(Encode, Decode)]
+pub(super) struct ExchangeRow {
+    #[n(0)]
+    name: ByteVec,
+    #[n(1)]
+    kind: String,
+    #[n(2)]
+    auto_delete: bool,
+    #[n(3)]
+    internal: bool,
+    #[n(4)]
+    arguments: ByteVec,
+}
+
+/// A queue.
+#[derive(Encode, Decode)]
+pub(super) struct QueueRow {
+    #[n(0)]
+    name: ByteVec,
+    #[n(1)]
+    auto_delete: bool,
+    #[n(2)]
+    arguments: ByteVec,
+}
+
+/// A binding.
+#[derive(Encode, Decode)]
+pub(super) struct BindingRow {
+    #[n(0)]
+    pub source: ByteVec,
+    #[n(1)]
+    destination: ByteVec,
+    #[n(2)]
+    to_exchange: bool,
+    #[n(3)]
+    pub routing_key: ByteVec,
+    #[n(4)]
+    pub arguments: ByteVec,
+}
+
+/// A user.
+#[derive(Encode, Decode)]
+pub(super) struct UserRow {
+    #[n(0)]
+    name: String,
+    #[n(1)]
+    password_hash: String,
+    #[n(2)]
+    tags: Vec<String>,
+}
+
+macro_rules! coded {
+    ($($row:ident),*) => {$(
+        impl $row {
+            pub fn encode(&self) -> Vec<u8> {
+                // Writing to a Vec cannot fail.
+                minicbor::to_vec(self).unwrap_or_default()
+            }
+
+            pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+                minicbor::decode(bytes).map_err(|e| e.to_string())
+            }
+        }
+    )*};
+}
+coded!(ExchangeRow, QueueRow, BindingRow, UserRow);
+
+impl ExchangeRow {
+    pub fn of(exchange: &Exchange<QueueRef>) -> ExchangeRow {
+        let p = &exchange.properties;
+        ExchangeRow {
+            name: exchange.name.to_vec().into(),
+            kind: p.kind.as_str().to_owned(),
+            auto_delete: p.auto_delete,
+            internal: p.internal,
+            arguments: p.arguments.to_vec().into(),
+        }
+    }
+
+    pub fn into_exchange(self, row: RowId) -> Result<Exchange<QueueRef>, String> {
+        let kind = ExchangeKind::parse(self.kind.as_bytes())
+            .ok_or_else(|| "it is of an exchange type that this version does not know".to_owned())?;
+        let properties = ExchangeProperties {
+            kind,
+            durable: true,
+            auto_delete: self.auto_delete,
+            internal: self.internal,
+            arguments: self.arguments.as_slice().into(),
+        };
+        Ok(Exchange::new(self.name.as_slice().into(), properties, Some(row)))
+    }
+}
+
+impl QueueRow {
+    pub fn of(queue: &QueueCell) -> QueueRow {
+        QueueRow {
+            name: queue.name.to_vec().into(),
+            auto_delete: queue.properties.auto_delete,
+            arguments: queue.properties.arguments.to_vec().into(),
+        }
+    }
+
+    pub fn into_parts(self) -> (Name, QueueProperties) {
+        let arguments = self.arguments.as_slice().into();
+        let properties = QueueProperties { durable: true, auto_delete: self.auto_delete, arguments };
+        (self.name.as_slice().into(), properties)
+    }
+}
+
+impl BindingRow {
+    pub fn of(binding: &Binding<QueueRef>) -> BindingRow {
+        let key = &binding.key;
+        BindingRow {
+            source: binding.source.to_vec().into(),
+            destination: key.destination.name().to_vec().into(),
+            to_exchange: matches!(key.destination, DestinationName::Exchange(_)),
+            routing_key: key.routing_key.to_vec().into(),
+            arguments: key.arguments.to_vec().into(),
+        }
+    }
+
+    pub fn destination(&self) -> DestinationName {
+        let name = Name::from(self.destination.as_slice());
+        match self.to_exchange {
+            true => DestinationName::Exchange(name),
+            false => DestinationName::Queue(name),
+        }
+    }
+}
+
+impl UserRow {
+    pub fn of(name: &str, user: &User) -> UserRow {
+        UserRow {
+            name: name.to_owned(),
+            password_hash: user.password_hash.clone(),
+            tags: user.tags.clone(),
+        }
+    }
+
+    pub fn into_user(self, row: RowId) -> (String, User) {
+        (self.name, User { row, password_hash: self.password_hash, tags: self.tags })
+    }
+}

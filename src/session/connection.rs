@@ -1,0 +1,455 @@
+//! The session itself: which phase it is in, how frames reach their channel, how faults become close
+//! methods, and when work that was gathered is handed to the broker.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::amqp::frame::{self, Frame, Kind};
+use crate::amqp::method::Method;
+use crate::amqp::reply_code::{ReplyCode, Scope};
+use crate::broker::fault::Fault;
+use crate::broker::message::Message;
+use crate::broker::queue::{ConsumerId, Entry};
+
+use super::channel::Channel;
+use super::handshake::{Capabilities, Peer, Settings, syntax_error};
+use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
+
+/// Where a connection stands. Only `Running` has channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// waiting for the protocol header
+    Header,
+    /// waiting for connection.start-ok
+    StartOk,
+    /// waiting for the check of the login
+    Login,
+    /// waiting for connection.tune-ok
+    TuneOk,
+    /// waiting for connection.open
+    Open,
+    /// open
+    Running,
+    /// we sent connection.close and wait for close-ok; everything else is discarded
+    Closing,
+    /// nothing more to say; the socket may go once the output is flushed
+    Closed,
+}
+
+/// A consumer, or basic.get on one queue: where deliveries of this session come from.
+pub(super) struct Source<Q> {
+    pub channel: u16,
+    /// empty for basic.get
+    pub tag: Vec<u8>,
+    pub queue: Q,
+    /// `None` for basic.get
+    pub consumer: Option<ConsumerId>,
+    pub no_ack: bool,
+    /// deliveries that wait for their acknowledgement; the slot stays while there are any
+    pub outstanding: usize,
+    /// the consumer is gone
+    pub cancelled: bool,
+}
+
+/// A reply that waits until what it promises is durable. Nothing further of this connection is looked
+/// at until then, so replies cannot change their order.
+struct Held {
+    barrier: Barrier,
+    reply: Vec<u8>,
+}
+
+/// One client's conversation. See the module for the calling order.
+pub struct Session<B: Broker> {
+    pub(super) broker: B,
+    pub(super) settings: Settings,
+    pub(super) peer: Peer,
+    pub(super) phase: Phase,
+    pub(super) out: Vec<u8>,
+    pub(super) login: Option<Login>,
+    pub(super) login_mechanism: &'static str,
+    pub(super) user: Vec<u8>,
+    pub(super) client_name: Option<String>,
+    pub(super) capabilities: Capabilities,
+    pub(super) bad_header: Option<&'static str>,
+    pub(super) frame_size_bytes_max: u32,
+    pub(super) channel_max: u16,
+    pub(super) heartbeat_seconds: u16,
+    pub(super) channels: Vec<Option<Box<Channel<B::Durable>>>>,
+    pub(super) sources: Slab<Source<B::Queue>>,
+    pub(super) waiting: VecDeque<Waiting<B::Durable>>,
+    pub(super) batch: Vec<Publish>,
+    pub(super) batch_bytes: usize,
+    pub(super) outcomes: Vec<Outcome>,
+    /// while a batch is with the broker: each publish's channel, and the message if it is mandatory
+    pub(super) asked: Vec<(u16, Option<Message>)>,
+    /// acknowledged entries, all of `settled_source`
+    pub(super) settled: Vec<Entry<B::Durable>>,
+    pub(super) settled_source: u32,
+    /// channels with publishes that wait for their confirm
+    pub(super) confirming: Vec<u16>,
+    held: Option<Held>,
+    alarm: Option<&'static str>,
+    blocked: bool,
+    close_reason: Option<String>,
+}
+
+/// Publishes gathered before they are handed to the broker: past this one lock is held too long.
+const BATCH_MESSAGES_MAX: usize = 128;
+/// The same in bytes.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+impl<B: Broker> Session<B> {
+    /// A session at its first byte.
+    pub fn new(broker: B, settings: Settings, peer: Peer) -> Session<B> {
+        Session {
+            frame_size_bytes_max: settings.initial_frame_size_bytes_max,
+            channel_max: settings.channel_max,
+            heartbeat_seconds: settings.heartbeat_seconds,
+            broker,
+            settings,
+            peer,
+            phase: Phase::Header,
+            out: Vec::new(),
+            login: None,
+            login_mechanism: "",
+            user: Vec::new(),
+            client_name: None,
+            capabilities: Capabilities::default(),
+            bad_header: None,
+            channels: Vec::new(),
+            sources: Slab::new(),
+            waiting: VecDeque::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            outcomes: Vec::new(),
+            asked: Vec::new(),
+            settled: Vec::new(),
+            settled_source: 0,
+            confirming: Vec::new(),
+            held: None,
+            alarm: None,
+            blocked: false,
+            close_reason: None,
+        }
+    }
+
+    // ---- in
+
+    /// Reads as many whole frames as `bytes` holds; returns how many bytes were used up. Stops early
+    /// while [`Session::is_paused`].
+    pub fn handle_bytes(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while !self.is_paused() && at < bytes.len() {
+            let rest = bytes.get(at..).unwrap_or_default();
+            if self.phase == Phase::Header {
+                let Some(used) = self.handle_header(rest) else { break };
+                at += used;
+                continue;
+            }
+            match frame::parse(rest, self.frame_size_bytes_max) {
+                Ok(Some((frame, used))) => {
+                    at += used;
+                    self.handle_frame(frame);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.close_connection(&Fault::new(ReplyCode::FrameError, error.to_string()), (0, 0));
+                    // What follows cannot be told apart into frames any more.
+                    self.phase = Phase::Closed;
+                    at = bytes.len();
+                }
+            }
+        }
+        self.flush();
+        at
+    }
+
+    /// The commit order has become durable up to a further place, or the store has failed.
+    pub fn handle_durable(&mut self) {
+        if self.broker.has_failed() {
+            self.close_connection(&Fault::store_failed(), (0, 0));
+            return;
+        }
+        let durable = self.broker.durable();
+        if self.held.as_ref().is_some_and(|held| held.barrier <= durable)
+            && let Some(held) = self.held.take()
+        {
+            self.out.extend_from_slice(&held.reply);
+        }
+        self.confirm_due(durable);
+    }
+
+    /// An alarm was raised (its reason) or all are over. Publishers are blocked at their next publish.
+    pub fn handle_alarm(&mut self, alarm: Option<&'static str>) {
+        self.alarm = alarm;
+        if alarm.is_none() && self.blocked {
+            self.blocked = false;
+            if self.capabilities.connection_blocked && self.phase == Phase::Running {
+                frame::write_method(&mut self.out, 0, &Method::ConnectionUnblocked {});
+            }
+        }
+    }
+
+    /// The broker stops: connection.close 320 with RabbitMQ's text.
+    pub fn shut_down(&mut self) {
+        match self.phase {
+            Phase::Running => {
+                let text = "broker forced connection closure with reason 'shutdown'";
+                self.close_connection(&Fault::new(ReplyCode::ConnectionForced, text), (0, 0));
+            }
+            Phase::Closing | Phase::Closed => {}
+            Phase::Header | Phase::StartOk | Phase::Login | Phase::TuneOk | Phase::Open => {
+                self.phase = Phase::Closed;
+            }
+        }
+    }
+
+    /// Writes a heartbeat frame.
+    pub fn heartbeat(&mut self) {
+        if self.phase == Phase::Running {
+            frame::write_heartbeat(&mut self.out);
+        }
+    }
+
+    // ---- out
+
+    /// Encoded bytes for the peer; the caller takes from the front what it has sent.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// A login to check, once; answer with [`Session::handle_login`].
+    pub fn take_login(&mut self) -> Option<Login> {
+        self.login.take()
+    }
+
+    // ---- what it is like
+
+    /// Whether further input must wait: for a commit, a login, or the end of an alarm.
+    pub fn is_paused(&self) -> bool {
+        self.held.is_some() || self.blocked || matches!(self.phase, Phase::Login | Phase::Closed)
+    }
+
+    /// Whether the socket may be closed once the output is flushed.
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Whether connection.close was sent and close-ok has not come.
+    pub fn is_closing(&self) -> bool {
+        self.phase == Phase::Closing
+    }
+
+    /// Whether connection.open-ok was sent.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// The negotiated heartbeat interval in seconds; 0 is none.
+    pub fn heartbeat_seconds(&self) -> u16 {
+        self.heartbeat_seconds
+    }
+
+    /// The user who logged in, or tried to.
+    pub fn user(&self) -> &[u8] {
+        &self.user
+    }
+
+    /// What the client calls its connection.
+    pub fn client_name(&self) -> Option<&str> {
+        self.client_name.as_deref()
+    }
+
+    /// What came in place of the protocol header, when that ended the connection.
+    pub fn bad_header(&self) -> Option<&'static str> {
+        self.bad_header
+    }
+
+    /// The text of the connection.close that we sent.
+    pub fn close_reason(&self) -> Option<&str> {
+        self.close_reason.as_deref()
+    }
+
+    /// The broker's side.
+    pub fn broker(&mut self) -> &mut B {
+        &mut self.broker
+    }
+
+    // ---- frames
+
+    fn handle_frame(&mut self, frame: Frame<'_>) {
+        if self.phase == Phase::Closing {
+            self.handle_while_closing(frame);
+            return;
+        }
+        let id = match frame.kind {
+            Kind::Method => frame.payload.first_chunk::<4>().map_or((0, 0), method_id),
+            Kind::Header | Kind::Body | Kind::Heartbeat => (0, 0),
+        };
+        if let Err(fault) = self.dispatch(frame) {
+            self.handle_fault(frame.channel, &fault, id);
+        }
+    }
+
+    fn dispatch(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
+        match (frame.kind, frame.channel) {
+            (Kind::Heartbeat, 0) => Ok(()),
+            (Kind::Heartbeat, _) => {
+                Err(Fault::new(ReplyCode::FrameError, "heartbeat on a channel other than 0"))
+            }
+            (Kind::Method, 0) => {
+                let method = Method::decode(frame.payload).map_err(undecodable)?;
+                self.flush();
+                match self.phase {
+                    Phase::Running => self.handle_connection_method(method),
+                    _ => self.handle_handshake_method(method),
+                }
+            }
+            (_, _) if self.phase != Phase::Running => {
+                Err(Fault::new(ReplyCode::ChannelError, "no channel may be used before connection.open"))
+            }
+            (Kind::Header | Kind::Body, 0) => {
+                Err(Fault::new(ReplyCode::CommandInvalid, "content on channel 0"))
+            }
+            (Kind::Method, channel) => {
+                let method = Method::decode(frame.payload).map_err(undecodable)?;
+                self.handle_channel_method(channel, method)
+            }
+            (Kind::Header, channel) => self.handle_content_header(channel, frame.payload),
+            (Kind::Body, channel) => self.handle_content_body(channel, frame.payload),
+        }
+    }
+
+    fn handle_connection_method(&mut self, method: Method<'_>) -> Result<(), Fault> {
+        match method {
+            Method::ConnectionClose { .. } => {
+                self.release_everything();
+                frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
+                self.phase = Phase::Closed;
+                Ok(())
+            }
+            other => {
+                let text = format!("'{}' is not expected on an open connection", other.name());
+                Err(Fault::new(ReplyCode::CommandInvalid, text))
+            }
+        }
+    }
+
+    fn handle_while_closing(&mut self, frame: Frame<'_>) {
+        if frame.kind != Kind::Method || frame.channel != 0 {
+            return;
+        }
+        match Method::decode(frame.payload) {
+            Ok(Method::ConnectionCloseOk {}) => self.phase = Phase::Closed,
+            Ok(Method::ConnectionClose { .. }) => {
+                frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
+                self.phase = Phase::Closed;
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    // ---- faults and closing
+
+    pub(super) fn handle_fault(&mut self, channel: u16, fault: &Fault, method: (u16, u16)) {
+        match fault.scope() {
+            Scope::Channel if channel != 0 => self.close_channel(channel, fault, method),
+            Scope::Channel | Scope::Connection => self.close_connection(fault, method),
+        }
+    }
+
+    pub(super) fn close_connection(&mut self, fault: &Fault, (class_id, method_id): (u16, u16)) {
+        if matches!(self.phase, Phase::Closing | Phase::Closed) {
+            return;
+        }
+        let text = fault.reply_text();
+        // Before start-ok the peer has shown nothing that could read a method.
+        let can_read = !matches!(self.phase, Phase::Header | Phase::StartOk);
+        self.release_everything();
+        // Handing over what was gathered may have been a fault itself, and closed us already.
+        if self.phase == Phase::Closing {
+            return;
+        }
+        let close = Method::ConnectionClose {
+            reply_code: fault.code().code(),
+            reply_text: text.as_bytes(),
+            class_id,
+            method_id,
+        };
+        if can_read {
+            frame::write_method(&mut self.out, 0, &close);
+        }
+        self.phase = if can_read { Phase::Closing } else { Phase::Closed };
+        self.close_reason = Some(text);
+    }
+
+    /// Gives back what the session holds of queues: at a close from either side, or when the socket
+    /// is gone. What was published and acknowledged before stays so.
+    pub fn release_everything(&mut self) {
+        self.flush();
+        for number in 0..self.channels.len() as u32 {
+            self.release_channel(number as u16);
+        }
+        self.channels.clear();
+        self.held = None;
+        self.blocked = false;
+    }
+
+    // ---- the broker
+
+    /// Queues a publish; the broker gets them in batches.
+    pub(super) fn enqueue(&mut self, publish: Publish) {
+        self.batch_bytes += publish.message.size_bytes();
+        self.batch.push(publish);
+        if let Some(reason) = self.alarm
+            && !self.blocked
+        {
+            self.blocked = true;
+            if self.capabilities.connection_blocked {
+                let blocked = Method::ConnectionBlocked { reason: reason.as_bytes() };
+                frame::write_method(&mut self.out, 0, &blocked);
+            }
+        }
+        if self.batch.len() >= BATCH_MESSAGES_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
+            self.flush_publishes();
+        }
+    }
+
+    /// Hands everything that was gathered to the broker: publishes first, so that a reply is stored
+    /// before the request that it answers is acknowledged.
+    pub(super) fn flush(&mut self) {
+        self.flush_publishes();
+        self.flush_settled();
+        if !self.confirming.is_empty() {
+            let durable = self.broker.durable();
+            self.confirm_due(durable);
+        }
+    }
+
+    /// Writes a reply once `barrier` is reached; until then the session is paused.
+    pub(super) fn reply_at(&mut self, barrier: Barrier, channel: u16, reply: Option<&Method<'_>>) {
+        let Some(reply) = reply else { return };
+        if barrier <= self.broker.durable() {
+            frame::write_method(&mut self.out, channel, reply);
+        } else {
+            let mut bytes = Vec::new();
+            frame::write_method(&mut bytes, channel, reply);
+            self.held = Some(Held { barrier, reply: bytes });
+        }
+    }
+}
+
+fn method_id(bytes: &[u8; 4]) -> (u16, u16) {
+    let [a, b, c, d] = *bytes;
+    (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
+}
+
+fn undecodable(error: crate::amqp::reader::DecodeError) -> Fault {
+    match error {
+        crate::amqp::reader::DecodeError::UnknownMethod(class, method) => {
+            Fault::new(ReplyCode::NotImplemented, format!("class {class} has no method {method}"))
+        }
+        other => syntax_error(other),
+    }
+}

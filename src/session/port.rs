@@ -1,0 +1,233 @@
+//! What a session asks of the broker, and the answers. The engine implements [`Broker`] once for each
+//! connection; tests implement it over plain data. Every call returns at once: what must become
+//! durable is named by a [`Barrier`] that the session waits for.
+
+use std::sync::Arc;
+
+use crate::amqp::field_table::Table;
+use crate::broker::credit::ChannelCredit;
+use crate::broker::fault::Fault;
+use crate::broker::message::Message;
+use crate::broker::queue::{ConsumerId, Entry};
+
+/// SASL mechanisms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mechanism {
+    /// RFC 4616
+    Plain,
+    /// AMQP's own: a field table with LOGIN and PASSWORD
+    AmqPlain,
+    /// RFC 4422 appendix A: the client certificate says who it is
+    External,
+}
+
+impl Mechanism {
+    /// Its SASL name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::Plain => "PLAIN",
+            Mechanism::AmqPlain => "AMQPLAIN",
+            Mechanism::External => "EXTERNAL",
+        }
+    }
+}
+
+/// A login to check. No `Debug`: it holds a password.
+pub struct Login {
+    /// how it was asked for
+    pub mechanism: Mechanism,
+    /// the user's name
+    pub user: Vec<u8>,
+    /// absent for EXTERNAL
+    pub password: Option<Vec<u8>>,
+    /// whether the peer is on this machine
+    pub is_loopback: bool,
+}
+
+/// The login was wrong; why is for the log only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginRefused;
+
+/// A place in the store's commit order; an answer that promises durability leaves when
+/// [`Broker::durable`] has reached it. `Barrier(0)` promises nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Barrier(pub u64);
+
+/// One basic.publish with its content.
+#[derive(Debug)]
+pub struct Publish {
+    /// the channel it came on
+    pub channel: u16,
+    /// give it back when no queue takes it
+    pub mandatory: bool,
+    /// delivery_mode 2
+    pub persistent: bool,
+    /// the property `priority`, 0 when absent
+    pub priority: u8,
+    /// the message
+    pub message: Message,
+}
+
+/// What became of one [`Publish`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// queues took it (or none, and it was not mandatory); confirm it at the barrier
+    Routed(Barrier),
+    /// mandatory, and no queue took it: return it, then confirm it
+    Unroutable,
+    /// a queue refused it: nack it
+    Refused,
+    /// its channel or connection must close
+    Fault(Fault),
+    /// not looked at, because an earlier one of its channel was a fault
+    Skipped,
+}
+
+/// exchange.declare
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the specification's own field names")]
+pub struct ExchangeSpec<'a> {
+    pub name: &'a [u8],
+    pub kind: &'a [u8],
+    pub passive: bool,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub arguments: Table<'a>,
+}
+
+/// queue.declare
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the specification's own field names")]
+pub struct QueueSpec<'a> {
+    pub name: &'a [u8],
+    pub passive: bool,
+    pub durable: bool,
+    pub exclusive: bool,
+    pub auto_delete: bool,
+    pub arguments: Table<'a>,
+}
+
+/// What queue.declare-ok says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the specification's own field names")]
+pub struct Declared {
+    pub name: Vec<u8>,
+    pub message_count: u32,
+    pub consumer_count: u32,
+    pub barrier: Barrier,
+}
+
+/// Whether a binding's destination is a queue or an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationKind {
+    /// queue.bind, queue.unbind
+    Queue,
+    /// exchange.bind, exchange.unbind
+    Exchange,
+}
+
+/// The binding that a bind or unbind names.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the specification's own field names")]
+pub struct BindingSpec<'a> {
+    pub source: &'a [u8],
+    pub destination: &'a [u8],
+    pub kind: DestinationKind,
+    pub routing_key: &'a [u8],
+    pub arguments: Table<'a>,
+}
+
+/// basic.consume
+#[derive(Clone, Debug)]
+pub struct ConsumeSpec<'a> {
+    /// the queue
+    pub queue: &'a [u8],
+    /// the session's own number for the consumer; deliveries carry it
+    pub key: u32,
+    /// deliveries count as acknowledged
+    pub no_ack: bool,
+    /// no other consumer beside it
+    pub exclusive: bool,
+    /// unacknowledged messages at once, 0 unlimited
+    pub prefetch: u16,
+    /// the channel's common limit
+    pub credit: &'a Arc<ChannelCredit>,
+    /// x-priority and others
+    pub arguments: Table<'a>,
+}
+
+/// What waits for a session in its outbox.
+#[derive(Debug)]
+pub enum Waiting<D> {
+    /// an entry for the consumer of that key
+    Delivery(u32, Entry<D>),
+    /// the consumer of that key has lost its queue
+    Cancelled(u32),
+}
+
+/// What basic.get found: the queue, the entry, and how many are left ready.
+pub type Got<B> = Option<(<B as Broker>::Queue, Entry<<B as Broker>::Durable>, u32)>;
+
+/// The broker as one connection sees it.
+pub trait Broker {
+    /// A handle to a queue.
+    type Queue: Clone + PartialEq;
+    /// What an entry remembers of the store.
+    type Durable;
+
+    /// The virtual host's name, for texts.
+    fn vhost(&self) -> &str;
+    /// connection.open: enters the virtual host, or says why not.
+    fn open(&mut self, vhost: &[u8]) -> Result<(), Fault>;
+    /// How far the commit order is durable.
+    fn durable(&self) -> Barrier;
+    /// Whether the store has failed, so that no barrier will ever be reached.
+    fn has_failed(&self) -> bool;
+
+    /// Routes and enqueues in order; leaves `batch` empty and one outcome for each.
+    fn publish(&mut self, batch: &mut Vec<Publish>, outcomes: &mut Vec<Outcome>);
+
+    /// exchange.declare
+    fn declare_exchange(&mut self, spec: &ExchangeSpec<'_>) -> Result<Barrier, Fault>;
+    /// exchange.delete
+    fn delete_exchange(&mut self, name: &[u8], if_unused: bool) -> Result<Barrier, Fault>;
+    /// queue.bind, exchange.bind
+    fn bind(&mut self, spec: &BindingSpec<'_>) -> Result<Barrier, Fault>;
+    /// queue.unbind, exchange.unbind
+    fn unbind(&mut self, spec: &BindingSpec<'_>) -> Result<Barrier, Fault>;
+    /// queue.declare
+    fn declare_queue(&mut self, spec: &QueueSpec<'_>) -> Result<Declared, Fault>;
+    /// queue.purge: how many went
+    fn purge_queue(&mut self, name: &[u8]) -> Result<(u32, Barrier), Fault>;
+    /// queue.delete: how many went
+    fn delete_queue(&mut self, name: &[u8], if_unused: bool, if_empty: bool)
+    -> Result<(u32, Barrier), Fault>;
+
+    /// basic.consume; entries may be in the outbox before this returns.
+    fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(Self::Queue, ConsumerId), Fault>;
+    /// Removes a consumer; what it had in the outbox goes back to the queue untouched.
+    fn cancel(&mut self, queue: &Self::Queue, consumer: ConsumerId, key: u32);
+    /// basic.get
+    fn get(&mut self, queue: &[u8]) -> Result<Got<Self>, Fault>
+    where
+        Self: Sized;
+    /// Acknowledged or rejected for good: all of one consumer (or of basic.get); leaves `entries` empty.
+    fn settle(
+        &mut self,
+        queue: &Self::Queue,
+        consumer: Option<ConsumerId>,
+        entries: &mut Vec<Entry<Self::Durable>>,
+    );
+    /// Back to the queue, to its old place.
+    fn requeue(
+        &mut self,
+        queue: &Self::Queue,
+        consumer: Option<ConsumerId>,
+        entries: Vec<Entry<Self::Durable>>,
+    );
+    /// The consumer may have room again.
+    fn resume(&mut self, queue: &Self::Queue, consumer: ConsumerId);
+    /// A fresh name with that prefix, unguessable.
+    fn unique_name(&mut self, prefix: &str) -> Vec<u8>;
+}

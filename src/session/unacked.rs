@@ -1,0 +1,130 @@
+//! Delivery tags of one channel: what was delivered and waits for its acknowledgement. Tags rise by one
+//! with every delivery, so the list is sorted and the usual acknowledgement is at its front.
+
+use std::collections::VecDeque;
+
+use crate::broker::queue::Entry;
+
+/// One delivery that waits for ack, nack or reject.
+#[derive(Debug)]
+pub(super) struct Unacked<D> {
+    pub tag: u64,
+    /// key of the session's source (consumer, or basic.get on a queue)
+    pub source: u32,
+    pub entry: Entry<D>,
+}
+
+/// A channel's unacknowledged deliveries, oldest first.
+pub(super) struct UnackedList<D> {
+    list: VecDeque<Option<Unacked<D>>>,
+    tags: VecDeque<u64>,
+    last_tag: u64,
+}
+
+impl<D> Default for UnackedList<D> {
+    fn default() -> Self {
+        UnackedList { list: VecDeque::new(), tags: VecDeque::new(), last_tag: 0 }
+    }
+}
+
+impl<D> UnackedList<D> {
+    /// The next delivery's tag; the first is 1.
+    pub fn next_tag(&mut self) -> u64 {
+        self.last_tag += 1;
+        self.last_tag
+    }
+
+    /// Remembers a delivery; its tag is the last one given out.
+    pub fn push(&mut self, unacked: Unacked<D>) {
+        self.tags.push_back(unacked.tag);
+        self.list.push_back(Some(unacked));
+    }
+
+    /// Takes out the delivery of that tag.
+    pub fn take(&mut self, tag: u64) -> Option<Unacked<D>> {
+        let at = self.position(tag)?;
+        let unacked = self.list.get_mut(at)?.take();
+        self.trim();
+        unacked
+    }
+
+    /// Takes out every delivery up to `tag`, oldest first; 0 means all. `None` when `tag` is not one
+    /// that waits (AMQP 0-9-1 1.8.3.13: that is an error).
+    pub fn take_up_to(&mut self, tag: u64) -> Option<Vec<Unacked<D>>> {
+        let end = if tag == 0 {
+            self.list.len()
+        } else {
+            let at = self.position(tag)?;
+            self.list.get(at)?.as_ref()?;
+            at + 1
+        };
+        self.tags.drain(..end);
+        let taken = self.list.drain(..end).flatten().collect();
+        self.trim();
+        Some(taken)
+    }
+
+    fn position(&self, tag: u64) -> Option<usize> {
+        if self.tags.front() == Some(&tag) {
+            return Some(0);
+        }
+        self.tags.binary_search(&tag).ok()
+    }
+
+    /// Drops the holes at the front, so that the list is no longer than its oldest delivery demands.
+    fn trim(&mut self) {
+        while let Some(None) = self.list.front() {
+            self.list.pop_front();
+            self.tags.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::id::Seq;
+    use crate::broker::message::Message;
+
+    fn list_of(n: u64) -> UnackedList<()> {
+        let mut list = UnackedList::default();
+        for _ in 0..n {
+            let tag = list.next_tag();
+            let message = Message::new(b"", b"", &[], &[]);
+            let entry = Entry { seq: Seq(tag), redelivered: false, delivery_count: 0, message, durable: () };
+            list.push(Unacked { tag, source: 0, entry });
+        }
+        list
+    }
+
+    fn tags(taken: Option<Vec<Unacked<()>>>) -> Option<Vec<u64>> {
+        taken.map(|list| list.iter().map(|u| u.tag).collect())
+    }
+
+    #[test]
+    fn an_acknowledgement_takes_its_delivery_once() {
+        let mut list = list_of(3);
+        assert_eq!(list.take(2).map(|u| u.tag), Some(2));
+        assert!(list.take(2).is_none(), "a second time");
+        assert!(list.take(4).is_none(), "never given out");
+        assert_eq!(tags(list.take_up_to(0)), Some(vec![1, 3]));
+    }
+
+    #[test]
+    fn multiple_takes_everything_up_to_its_tag() {
+        let mut list = list_of(5);
+        list.take(1);
+        assert_eq!(tags(list.take_up_to(3)), Some(vec![2, 3]));
+        assert_eq!(tags(list.take_up_to(3)), None, "gone already");
+        assert_eq!(tags(list.take_up_to(0)), Some(vec![4, 5]));
+        assert_eq!(tags(list.take_up_to(0)), Some(vec![]));
+    }
+
+    #[test]
+    fn a_hole_in_the_middle_is_no_tag_for_multiple() {
+        let mut list = list_of(3);
+        list.take(2);
+        assert_eq!(tags(list.take_up_to(2)), None);
+        assert_eq!(tags(list.take_up_to(3)), Some(vec![1, 3]));
+    }
+}
