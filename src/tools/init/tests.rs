@@ -79,11 +79,11 @@ impl Lab {
 }
 
 fn issued(report: &Report) -> Vec<(&str, &Reason)> {
-    let pick = |change| match change {
-        &Change::Issued { ref name, ref reason } => Some((name.as_str(), reason)),
+    let issued = report.changes.iter().filter_map(|change| match change {
+        Change::Issued { name, reason } => Some((name.as_str(), reason)),
         _ => None,
-    };
-    report.changes.iter().filter_map(pick).collect()
+    });
+    issued.collect()
 }
 
 #[test]
@@ -98,15 +98,12 @@ fn writes_the_layout_that_labs_mount_with_its_modes() {
     for secret in ["secrets/at_rest_kek", "secrets/admin_password"] {
         assert_eq!(lab.mode(secret), 0o400);
     }
-    let folders = [("ssl", 0o755), ("ssl/certs", 0o755), ("ssl/private", 0o750), ("secrets", 0o700)];
-    for (folder, mode) in folders {
-        assert_eq!(lab.mode(folder), mode, "{folder}");
-    }
+    let folders = ["ssl", "ssl/certs", "ssl/private", "secrets"];
+    assert_eq!(folders.map(|folder| lab.mode(folder)), [0o755, 0o755, 0o750, 0o700]);
     let manifest: serde_json::Value = serde_json::from_slice(&lab.bytes("ssl/manifest.json")).unwrap();
     assert_eq!(manifest["server"]["sha256"], lab.certificate("server").fingerprint());
     assert_eq!(manifest["clients"][1]["name"], "producer");
-    let leftovers = lab.content().into_keys().filter(|path| path.to_string_lossy().ends_with(".tmp"));
-    assert_eq!(leftovers.count(), 0);
+    assert!(!lab.content().into_keys().any(|path| path.extension() == Some("tmp".as_ref())));
 }
 
 #[test]
