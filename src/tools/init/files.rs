@@ -58,7 +58,7 @@ impl FolderLock {
 }
 
 /// Creates `path` (and its parents) with `access` where it does not exist; an existing folder keeps its
-/// mode, except that bits in `widen` are added to it.
+/// mode, except that bits in `widen` are added to it. The owner, if one is asked for, is set in any case.
 pub(super) fn ensure_folder(path: &Path, access: Access, widen: u32) -> Result<(), Error> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => {
@@ -67,7 +67,7 @@ pub(super) fn ensure_folder(path: &Path, access: Access, widen: u32) -> Result<(
                 fs::set_permissions(path, Permissions::from_mode(mode | widen))
                     .map_err(Error::io("change the mode of", path))?;
             }
-            Ok(())
+            set_owner(path, access)
         }
         Ok(_) => Err(Error::io("create the folder", path)(io::Error::from(io::ErrorKind::NotADirectory))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -79,12 +79,20 @@ pub(super) fn ensure_folder(path: &Path, access: Access, widen: u32) -> Result<(
             // The process's umask may have taken bits away.
             fs::set_permissions(path, Permissions::from_mode(access.mode))
                 .map_err(Error::io("change the mode of", path))?;
-            if let Some(Owner { uid, gid }) = access.owner {
-                chown(path, Some(uid), gid).map_err(Error::io("change the owner of", path))?;
-            }
-            Ok(())
+            set_owner(path, access)
         }
         Err(error) => Err(Error::io("look at", path)(error)),
+    }
+}
+
+/// An existing folder as well: a container's volume belongs to root at first, and its owner-to-be could
+/// not renew anything in it.
+fn set_owner(path: &Path, access: Access) -> Result<(), Error> {
+    match access.owner {
+        Some(Owner { uid, gid }) => {
+            chown(path, Some(uid), gid).map_err(Error::io("change the owner of", path))
+        }
+        None => Ok(()),
     }
 }
 
