@@ -1,1 +1,3 @@
 //! Placeholder header, replaced when the module is written.
+
+pub mod ctl;
