@@ -271,18 +271,32 @@ impl SealedKeyring {
                 return Err(KeyringError::WrongKek { tried: hex(&kek.slot_id()), slots: slots.join(", ") });
             }
         };
+        let keys = self.open_body(&root)?;
+        let (store, generation, slots, extension) = (self.store, self.generation, self.slots, self.extension);
+        Ok(Keyring { store, generation, slots, extension, root, keys })
+    }
+
+    /// Checks that what was just written can be opened again, without the KEK.
+    ///
+    /// # Errors
+    /// [`KeyringError::Damaged`].
+    pub fn check(&self, root: &RootKey) -> Result<(), KeyringError> {
+        self.open_body(root).map(|_| ())
+    }
+
+    fn open_body(&self, root: &RootKey) -> Result<Vec<KeyEntry>, KeyringError> {
         if !root.is_committed_by(&self.store, &self.commitment) {
             return Err(KeyringError::Damaged("its commitment is another root key's"));
         }
-        let damaged = KeyringError::Damaged("its list of keys does not open");
-        let (aad, rest) = self.bytes.split_at_checked(self.aad_len).ok_or(KeyringError::Damaged("its length"))?;
-        let (body, rest) = rest.split_at_checked(self.body_len).ok_or(KeyringError::Damaged("its length"))?;
-        let tag = rest.first_chunk::<TAG_BYTES>().ok_or(KeyringError::Damaged("its length"))?;
+        let cut_off = || KeyringError::Damaged("it is cut off");
+        let (aad, rest) = self.bytes.split_at_checked(self.aad_len).ok_or_else(cut_off)?;
+        let (body, rest) = rest.split_at_checked(self.body_len).ok_or_else(cut_off)?;
+        let tag = rest.first_chunk::<TAG_BYTES>().ok_or_else(cut_off)?;
         let mut body = Zeroizing::new(body.to_vec());
-        Xaes::new(&root.ring()).open(&self.nonce, aad, &mut body, tag).map_err(|_| damaged)?;
-        let keys = parse_body(&body)?;
-        let (store, generation, slots, extension) = (self.store, self.generation, self.slots, self.extension);
-        Ok(Keyring { store, generation, slots, extension, root, keys })
+        Xaes::new(&root.ring())
+            .open(&self.nonce, aad, &mut body, tag)
+            .map_err(|_| KeyringError::Damaged("its list of keys does not open"))?;
+        parse_body(&body)
     }
 }
 

@@ -72,7 +72,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_hash_or_asks_for_too_much() {
-        for phc in ["", "password", "$argon2id$v=19$m=19456", "$argon2id$v=19$m=4194304,t=2,p=1$c29tZXNhbHQ$AAAA"] {
+        for phc in
+            ["", "password", "$argon2id$v=19$m=19456", "$argon2id$v=19$m=4194304,t=2,p=1$c29tZXNhbHQ$AAAA"]
+        {
             assert!(!verify(phc, "password"), "{phc}");
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::context::{Aad, Place};
 use super::envelope::{HEADER_BYTES, Header, Kind, Malformed, parse};
+use super::key::{Dek, RootKey};
 use super::nonce::{NoRandomness, gcm_nonce, next_counter, random};
 use super::xaes::{Forged, PREFIX_BYTES, SubKey, Tag, TooLong, Xaes};
 
@@ -16,6 +17,18 @@ pub struct Key {
     pub id: u32,
     /// The key, set up.
     pub xaes: Xaes,
+}
+
+impl Key {
+    /// K_meta, which records name as key 0.
+    pub fn meta(root: &RootKey) -> Key {
+        Key { id: 0, xaes: Xaes::new(&root.meta()) }
+    }
+
+    /// A data key under its id.
+    pub fn data(id: u32, dek: &Dek) -> Key {
+        Key { id, xaes: Xaes::new(dek.secret()) }
+    }
 }
 
 /// Seals records under one key; [`Sealer::renew`] gives it a new sub-key for the next commit.
