@@ -60,3 +60,18 @@ pub const COMMITTER_SEAL_BYTES_MAX: usize = 64 * 1024;
 
 /// A stored body is split into chunks of this many bytes, each sealed on its own (store.md section 6.5).
 pub const BODY_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Keys deleted in one batch while a dropped queue is cleared away (store.md section 5.3, rule 7).
+pub const PURGE_KEYS_MAX: usize = 4096;
+
+/// Slots that one batch may pass over, struck-out ones included, so that the inbox lock stays short.
+pub const COMMIT_SLOTS_MAX: usize = 16 * COMMIT_MESSAGES_MAX;
+
+/// Records sealed under one data key before the next is made (store.md section 6.2).
+pub const DATA_KEY_RECORDS_MAX: u64 = 1 << 32;
+
+/// Hours for which one data key seals (store.md section 6.2).
+pub const DATA_KEY_HOURS_MAX: u64 = 24;
+
+/// Longest wait of the health probe for a commit of its own, in seconds.
+pub const PROBE_SECONDS_MAX: u64 = 5;

@@ -262,7 +262,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
 
     /// Removes a consumer; what it has taken stays with it. False when it is not there.
     pub fn remove_consumer(&mut self, id: ConsumerId) -> bool {
-        if !self.consumers.get(id.slot).is_some_and(|c| c.serial == id.serial) {
+        if self.consumers.get(id.slot).is_none_or(|c| c.serial != id.serial) {
             return false;
         }
         self.consumers.remove(id.slot);

@@ -1,7 +1,7 @@
 //! Where a message goes: one walk over a topology, from the exchange it was published to, through the
 //! exchanges that lead on, to queues. It reads the snapshot and changes nothing.
 
-use super::exchange::{Destination, Exchange, Reached};
+use super::exchange::{Destination, Exchange, ExchangeKind, Reached};
 use super::name::Name;
 use super::topology::Topology;
 use crate::amqp::field_table::Table;
@@ -20,14 +20,15 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
     /// so that several keys of one message (CC) can be routed one after another.
     ///
     /// Follows bindings to exchanges, each exchange once, and an alternate exchange where one's own
-    /// bindings take nothing. `headers` is the message's header table, asked for by headers exchanges.
+    /// bindings take nothing. `headers` is the message's header table, asked for by headers exchanges;
+    /// true when one was met, so that another message with the same key may go elsewhere.
     pub fn route<'t>(
         &'t self,
         exchange: &'t Exchange<Q>,
         routing_key: &[u8],
         headers: Option<Table<'_>>,
         out: &mut SmallVec<[Q; 4]>,
-    ) {
+    ) -> bool {
         let mut walk = Walk::new(self, exchange, out);
         walk.visit(exchange, routing_key, headers);
         let mut at = 0;
@@ -35,6 +36,8 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
             walk.visit(exchange, routing_key, headers);
             at += 1;
         }
+        let reads_headers = |exchange: &Exchange<Q>| exchange.properties.kind == ExchangeKind::Headers;
+        reads_headers(exchange) || walk.ahead.iter().any(|exchange| reads_headers(exchange))
     }
 }
 

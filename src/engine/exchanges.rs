@@ -1,5 +1,7 @@
 //! Declaring and deleting exchanges: the rules around the topology, and their rows in the store.
 
+use std::sync::Arc;
+
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::arguments::exchange_name;
 use crate::broker::equivalence::check_exchange;
@@ -55,7 +57,7 @@ impl Engine {
                 position = self.store.appender().put_row(RowKind::Exchange, row, plaintext);
             }
             // Its name is free: that was looked up under the same write lock.
-            let _ = topology.insert_exchange(exchange);
+            let _ = topology.insert_exchange(Arc::new(exchange));
             Ok(position)
         })
     }

@@ -7,7 +7,6 @@ use smallvec::SmallVec;
 
 use crate::amqp::properties::Properties;
 use crate::amqp::reply_code::ReplyCode;
-use crate::broker::exchange::{Exchange, ExchangeKind};
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::message::Message;
 use crate::broker::topology::Topology;
@@ -141,12 +140,10 @@ impl RouteCache {
             return Err(Fault::new(ReplyCode::AccessRefused, text));
         }
         self.targets.clear();
-        let properties = reads_headers(topology, source)
-            .then(|| Properties::decode(message.properties()).unwrap_or_default());
-        let headers = properties.and_then(|p| p.headers);
-        topology.route(source, routing_key, headers, &mut self.targets);
+        let headers = Properties::decode(message.properties()).ok().and_then(|p| p.headers);
+        let by_headers = topology.route(source, routing_key, headers, &mut self.targets);
         // A route that depends on the headers says nothing about the next message's.
-        if properties.is_none() {
+        if !by_headers {
             self.exchange.clear();
             self.exchange.extend_from_slice(exchange);
             self.routing_key.clear();
@@ -155,13 +152,4 @@ impl RouteCache {
         }
         Ok(Found::Anew)
     }
-}
-
-/// Whether a message's headers can make a difference: the exchange reads them, or leads to others
-/// that may.
-fn reads_headers(topology: &Topology<QueueRef>, exchange: &Exchange<QueueRef>) -> bool {
-    exchange.properties.kind == ExchangeKind::Headers
-        || exchange.alternate().is_some()
-        || (!exchange.is_default() && exchange.leads_to_exchange())
-        || topology.exchange(b"").is_none()
 }

@@ -2,6 +2,7 @@
 //! things is rebuilt here, and nowhere else.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::amqp::field_table::Table;
 use crate::broker::equivalence::QueueProperties;
@@ -33,7 +34,7 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
         match row.kind {
             RowKind::Exchange => {
                 let exchange = ExchangeRow::decode(&row.plaintext).and_then(|r| r.into_exchange(id));
-                let _ = topology.insert_exchange(exchange.map_err(|e| unreadable("exchange", &row, e))?);
+                let _ = topology.insert_exchange(Arc::new(exchange.map_err(|e| unreadable("exchange", &row, e))?));
             }
             RowKind::Queue => {
                 let decoded = QueueRow::decode(&row.plaintext).map_err(|e| unreadable("queue", &row, e))?;

@@ -1,1 +1,9 @@
-//! Placeholder header, replaced when the module is written.
+//! The only AMQP sockets: listening, TLS, and one task for each connection, which owns its session
+//! outright. No queue, no rule and no cryptography of data at rest lives here.
+
+mod connection;
+mod listener;
+mod stream;
+pub mod tls;
+
+pub use listener::{Listening, Settings, Stop, bind, serve};

@@ -453,3 +453,10 @@ fn undecodable(error: crate::amqp::reader::DecodeError) -> Fault {
         other => syntax_error(other),
     }
 }
+
+impl<B: Broker> Drop for Session<B> {
+    /// However a connection ends, queues get back what it held.
+    fn drop(&mut self) {
+        self.release_everything();
+    }
+}

@@ -5,6 +5,7 @@ use crate::amqp::field_table::Table;
 use crate::amqp::method::Method;
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::fault::Fault;
+use crate::broker::name::without_line_breaks;
 
 use super::channel::unexpected;
 use super::connection::Session;
@@ -26,7 +27,7 @@ impl<B: Broker> Session<B> {
                 ..
             } => {
                 let arguments = checked(arguments)?;
-                let name = without_line_ends(exchange);
+                let name = without_line_breaks(exchange);
                 let spec =
                     ExchangeSpec { name: &name, kind, passive, durable, auto_delete, internal, arguments };
                 let barrier = self.broker.declare_exchange(&spec)?;
@@ -110,7 +111,7 @@ impl<B: Broker> Session<B> {
         let name = match (queue, passive) {
             (b"", false) => self.broker.unique_name("amq.gen-"),
             (b"", true) => self.queue_name(number, queue)?,
-            (name, _) => without_line_ends(name),
+            (name, _) => without_line_breaks(name).to_vec(),
         };
         let arguments = checked(arguments)?;
         let spec = QueueSpec { name: &name, passive, durable, exclusive, auto_delete, arguments };
@@ -164,9 +165,4 @@ impl<B: Broker> Session<B> {
 fn checked(arguments: Table<'_>) -> Result<Table<'_>, Fault> {
     arguments.validate().map_err(syntax_error)?;
     Ok(arguments)
-}
-
-/// RabbitMQ strips line ends from names that are declared.
-fn without_line_ends(name: &[u8]) -> Vec<u8> {
-    name.iter().copied().filter(|b| !matches!(b, b'\r' | b'\n')).collect()
 }

@@ -1,1 +1,221 @@
-//! Placeholder header, replaced when the module is written.
+//! L5: the only disk. Everything that outlives the process goes through one inbox ([`Appender`]) to one
+//! thread, which seals it and writes it in batches; nothing else changes the store.
+//!
+//! * One commit is one self-contained, bounded write batch of sealed records: the unit of durability.
+//! * A [`Position`] is durable when [`Store::durable`] has reached it. Who waits learns one of three things:
+//!   committed, refused, or unknown ([`CommitFailure`]). After a failure nothing is accepted any more.
+//! * What is deleted before its batch was made is never written at all.
+//! * All that the engine holds in RAM can be rebuilt from [`Recovered`].
+//!
+//! | File | What |
+//! |---|---|
+//! | `SEALMQ_STORE` | what the directory is ([`Mode`]), authenticated |
+//! | `keyring`, `keyring.mirror` | the sealed keys, twice |
+//! | `store.lock` | held while the store is open |
+//! | `db/` | RocksDB: column families `default`, `q`, `b` |
+
+mod body;
+mod commit;
+mod committer;
+mod descriptor;
+mod error;
+mod files;
+mod kek;
+mod keyring_file;
+mod layout;
+mod ledger;
+mod open;
+mod record;
+mod recovery;
+mod rocks;
+mod sealing;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+pub use body::SharedBody;
+pub use commit::{Appender, Position};
+pub use descriptor::{DESCRIPTOR_FILE, Mode};
+pub use error::{CommitFailure, StoreError};
+pub use kek::{kek_from_file, kek_from_text};
+pub use layout::RowKind;
+pub use record::EntryMeta;
+pub use recovery::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
+
+use crate::broker::id::{BodyId, RowId};
+use crate::broker::message::Message;
+use crate::limits::{COMMITTER_SEAL_BYTES_MAX, PROBE_SECONDS_MAX};
+use crate::seal::Kek;
+
+/// How to open a store.
+pub struct OpenOptions {
+    /// The data directory; made, with mode 0700, when it does not exist.
+    pub dir: PathBuf,
+    /// Must be the mode that the store was made with.
+    pub mode: Mode,
+    /// Needed by a sealed store.
+    pub kek: Option<Kek>,
+}
+
+/// An open store. Dropping the last reference closes it.
+pub struct Store {
+    core: Arc<commit::Core>,
+    dir: PathBuf,
+    mode: Mode,
+    store: [u8; 16],
+}
+
+/// Sums since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Synced write batches.
+    pub commits: u64,
+    /// Records sealed (or written plain): entries, bodies, rows, counters.
+    pub records: u64,
+    /// Entries that were acknowledged before they were written, and so never were.
+    pub elided: u64,
+    /// Bytes of all batches.
+    pub bytes: u64,
+    /// How long the last commit took, from the first record's sealing to the end of the sync, microseconds.
+    pub last_commit_us: u64,
+    /// As [`Store::backlog_bytes`].
+    pub backlog_bytes: u64,
+}
+
+impl Store {
+    /// Opens the store in a directory, or makes a new one in an empty directory; starts its thread. It sets
+    /// the process's umask to 0077.
+    ///
+    /// # Errors
+    /// Whatever does not fit is refused, with a code and a remedy; nothing is repaired by guessing.
+    pub fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
+        open::open(options)
+    }
+
+    /// Locks the inbox for appending; never waits for the disk.
+    pub fn appender(&self) -> Appender<'_> {
+        self.core.appender()
+    }
+
+    /// Everything up to here is on the disk.
+    pub fn durable(&self) -> Position {
+        self.core.durable()
+    }
+
+    /// Why the store has stopped, if it has.
+    pub fn failure(&self) -> Option<CommitFailure> {
+        self.core.failure().cloned()
+    }
+
+    /// Bytes that wait for the committer; to be held against [`crate::limits::INBOX_BYTES_MAX`].
+    pub fn backlog_bytes(&self) -> usize {
+        self.core.backlog_bytes()
+    }
+
+    /// A body that will be stored apart from its `entries` entries. Each of those must be put, or given up
+    /// with [`Appender::release`]. A large body is sealed here, on the caller's thread.
+    pub fn shared_body(&self, message: &Message, entries: u32) -> Arc<SharedBody> {
+        let id = BodyId(self.core.next_body.fetch_add(1, Relaxed));
+        let body = SharedBody::new(id, message.clone(), entries);
+        if message.size_bytes() > COMMITTER_SEAL_BYTES_MAX
+            && let Some(key) = self.core.data_key.load_full()
+            && let Err(e) = body.seal_now(key, self.store)
+        {
+            tracing::warn!(body = id.0, "sealing is left to the committer: {e}");
+        }
+        self.core.charge(body.charge());
+        Arc::new(body)
+    }
+
+    /// A number for a new row or queue. A number that was ever used in the store is not given out again.
+    pub fn next_row_id(&self) -> RowId {
+        RowId(self.core.next_row.fetch_add(1, Relaxed))
+    }
+
+    /// Commits what was appended, marks the store as closed in order, and frees the directory. Blocks.
+    ///
+    /// # Errors
+    /// `E_COMMIT_FAILED` when a commit has failed, now or before.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.core.close();
+        self.core.join();
+        self.check()
+    }
+
+    /// Whether the store can be written: makes a commit of its own and waits for it, at most
+    /// [`PROBE_SECONDS_MAX`]. Blocks.
+    ///
+    /// # Errors
+    /// `E_COMMIT_FAILED` when the store has stopped, `E_COMMIT_STUCK` when the disk does not answer.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let until = Instant::now() + Duration::from_secs(PROBE_SECONDS_MAX);
+        let mut appender = self.appender();
+        let place = appender.touch();
+        appender.wake(Waker::from(Arc::new(Unpark(std::thread::current()))));
+        drop(appender);
+        loop {
+            self.check()?;
+            if self.durable() >= place {
+                return Ok(());
+            }
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() || place == Position::NEVER {
+                return Err(StoreError::Stuck { dir: self.dir.clone(), seconds: PROBE_SECONDS_MAX });
+            }
+            std::thread::park_timeout(rest);
+        }
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.failure().map_or(Ok(()), |failure| Err(StoreError::Stopped { dir: self.dir.clone(), failure }))
+    }
+
+    /// Where the store is.
+    pub fn data_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether its records are sealed.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> StoreStats {
+        let counters = &self.core.counters;
+        StoreStats {
+            commits: counters.commits.load(Relaxed),
+            records: counters.records.load(Relaxed),
+            elided: counters.elided.load(Relaxed),
+            bytes: counters.bytes.load(Relaxed),
+            last_commit_us: counters.last_commit_us.load(Relaxed),
+            backlog_bytes: self.backlog_bytes() as u64,
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A failure has been logged when it happened.
+        let _ = self.close();
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({}, {})", self.dir.display(), self.mode.name())
+    }
+}
+
+/// Wakes a thread that is parked.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

@@ -1,0 +1,183 @@
+//! Pictures of the broker for people and tools: plain structs, taken at one moment, that anybody may keep. Domain
+//! types are never serialised; these are. No payload, header value or secret may enter them.
+
+use serde::Serialize;
+
+/// Who can give pictures. Calls may take short locks and touch the disk: not for a connection's task.
+pub trait View: Send + Sync {
+    /// Whether the broker serves and its store takes writes; the error is a sentence for people.
+    fn ping(&self) -> Result<(), String>;
+
+    /// The broker as a whole.
+    fn status(&self) -> StatusView;
+
+    /// The queues of a virtual host; `None` when there is no such virtual host.
+    fn queues(&self, vhost: &str) -> Option<Vec<QueueView>>;
+
+    /// The exchanges of a virtual host, the default exchange (empty name) included.
+    fn exchanges(&self, vhost: &str) -> Option<Vec<ExchangeView>>;
+
+    /// The bindings of a virtual host, each queue's implicit one to the default exchange included.
+    fn bindings(&self, vhost: &str) -> Option<Vec<BindingView>>;
+}
+
+/// The broker as a whole.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StatusView {
+    /// Process id.
+    pub pid: u32,
+    /// Node name, as `sealmq@host`.
+    pub node: String,
+    /// Product name told to clients.
+    pub product: String,
+    /// Product version told to clients.
+    pub product_version: String,
+    /// SealMQ's own version.
+    pub sealmq_version: String,
+    /// Cluster name told to clients.
+    pub cluster_name: String,
+    /// Seconds since start.
+    pub uptime_seconds: u64,
+    /// Whether start is over: store recovered, listeners open.
+    pub running: bool,
+    /// The store's folder.
+    pub data_dir: String,
+    /// `sealed` or `plain-insecure`.
+    pub at_rest_mode: String,
+    /// Configuration files in the order in which they were read.
+    pub config_files: Vec<String>,
+    /// Where logs go: `<stdout>`.
+    pub log_files: Vec<String>,
+    /// Alarms that stop publishers, as `memory` or `disk`.
+    pub alarms: Vec<String>,
+    /// Resident memory in bytes.
+    pub memory_bytes: u64,
+    /// Memory above which publishers are stopped, in bytes.
+    pub memory_limit_bytes: u64,
+    /// Open file descriptors.
+    pub file_descriptors: u64,
+    /// File descriptors this process may open.
+    pub file_descriptors_limit: u64,
+    /// Free space of the data directory's file system in bytes.
+    pub disk_free_bytes: u64,
+    /// Free space below which publishers are stopped, in bytes.
+    pub disk_free_limit_bytes: u64,
+    /// Client connections.
+    pub connections: u64,
+    /// Open channels.
+    pub channels: u64,
+    /// Consumers.
+    pub consumers: u64,
+    /// Queues in all virtual hosts.
+    pub queues: u64,
+    /// Messages in all queues.
+    pub messages: u64,
+    /// Virtual hosts.
+    pub vhosts: u64,
+    /// Open ports.
+    pub listeners: Vec<ListenerView>,
+}
+
+/// An open port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ListenerView {
+    /// The address as bound; `[::]` is every interface.
+    pub interface: String,
+    /// The port.
+    pub port: u16,
+    /// RabbitMQ's word: `amqp` or `amqp/ssl`.
+    pub protocol: String,
+    /// A sentence, as `AMQP 0-9-1 over TLS`.
+    pub purpose: String,
+}
+
+/// A queue. Serialised names are rabbitmqctl's columns.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct QueueView {
+    /// The name.
+    pub name: String,
+    /// Survives a restart.
+    pub durable: bool,
+    /// Goes with its last consumer.
+    pub auto_delete: bool,
+    /// Belongs to one connection.
+    pub exclusive: bool,
+    /// As declared.
+    pub arguments: Vec<ArgumentView>,
+    /// Ready for delivery.
+    pub messages_ready: u64,
+    /// Delivered, not settled.
+    pub messages_unacknowledged: u64,
+    /// Both together.
+    pub messages: u64,
+    /// Consumers.
+    pub consumers: u64,
+    /// `running`.
+    pub state: String,
+    /// `classic`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Memory in bytes, bodies included.
+    #[serde(rename = "memory")]
+    pub memory_bytes: u64,
+}
+
+/// An exchange. Serialised names are rabbitmqctl's columns.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ExchangeView {
+    /// The name; empty for the default exchange.
+    pub name: String,
+    /// `direct`, `fanout`, `topic`, `headers`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Survives a restart.
+    pub durable: bool,
+    /// Goes with its last binding.
+    pub auto_delete: bool,
+    /// Cannot be published to.
+    pub internal: bool,
+    /// As declared.
+    pub arguments: Vec<ArgumentView>,
+}
+
+/// A binding. Serialised names are rabbitmqctl's columns.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BindingView {
+    /// The exchange that messages come from; empty for the default exchange.
+    pub source_name: String,
+    /// `exchange`.
+    pub source_kind: String,
+    /// Where they go.
+    pub destination_name: String,
+    /// `queue` or `exchange`.
+    pub destination_kind: String,
+    /// The binding key.
+    pub routing_key: String,
+    /// As bound.
+    pub arguments: Vec<ArgumentView>,
+}
+
+/// One field of an argument table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ArgumentView {
+    /// The field's name.
+    pub name: String,
+    /// RabbitMQ's word for its type: `long`, `longstr`, `bool`, `signedint` and so on.
+    pub kind: String,
+    /// The value.
+    pub value: ArgumentValue,
+}
+
+/// A field's value, as far as tools show it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ArgumentValue {
+    /// Booleans.
+    Flag(bool),
+    /// All integers and timestamps.
+    Integer(i64),
+    /// Floats and doubles.
+    Number(f64),
+    /// Strings; nested tables and arrays as text.
+    Text(String),
+}

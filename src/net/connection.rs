@@ -1,0 +1,358 @@
+//! One task for one connection: read what is there, parse and apply all of it, encode what the outbox
+//! holds, flush once. The session decides; this moves bytes, keeps time and waits.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::amqp::frame;
+use crate::engine::{Client, Engine, Outbox};
+use crate::limits::OUTPUT_BYTES_HIGH;
+use crate::session::port::LoginRefused;
+use crate::session::{Peer, Session, Settings};
+
+use super::stream::Stream;
+
+/// Why a connection ended; for the log.
+#[derive(Debug)]
+pub(super) enum End {
+    /// a close method from either side was answered
+    Closed,
+    /// the peer closed the socket without connection.close
+    PeerGone,
+    /// nothing came for two heartbeat intervals
+    MissedHeartbeats(u16),
+    /// connection.open did not come in time
+    HandshakeTimeout,
+    /// the socket failed
+    Io(io::Error),
+}
+
+/// What may be read into one connection's buffer at once.
+const READ_BYTES: usize = 64 * 1024;
+/// The first read's buffer; most handshake frames fit, and idle connections stay small.
+const READ_BYTES_FIRST: usize = 4 * 1024;
+/// How long a peer may take to answer connection.close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Old clients are told of a refused login by the end of the connection; RabbitMQ lets them wait, too.
+const REFUSED_LOGIN_DELAY: Duration = Duration::from_secs(3);
+/// Rounds of read, apply and write in one go, before other tasks get the thread.
+const TURNS_MAX: usize = 16;
+
+pub(super) struct Connection {
+    stream: Stream,
+    session: Session<Client>,
+    engine: Arc<Engine>,
+    outbox: Arc<Outbox>,
+    input: Input,
+    /// bytes of the session's output that the socket has taken
+    sent: usize,
+    flush_due: bool,
+    login: Option<JoinHandle<Result<(), LoginRefused>>>,
+    clock: Clock,
+}
+
+/// Deadlines: the handshake's first, then heartbeats, then the close's.
+struct Clock {
+    timer: Pin<Box<Sleep>>,
+    phase: ClockPhase,
+    received: bool,
+    sent: bool,
+    /// intervals in a row in which nothing came
+    silent: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClockPhase {
+    Handshake,
+    Heartbeat(Duration),
+    Idle,
+    Closing,
+    Refused,
+}
+
+impl Connection {
+    pub fn new(
+        stream: Stream,
+        engine: Arc<Engine>,
+        settings: Settings,
+        peer: Peer,
+        handshake_timeout: Duration,
+    ) -> Connection {
+        let (client, outbox) = engine.connect();
+        let timer = Box::pin(sleep_until(Instant::now() + handshake_timeout));
+        Connection {
+            stream,
+            session: Session::new(client, settings, peer),
+            engine,
+            outbox,
+            input: Input::default(),
+            sent: 0,
+            flush_due: false,
+            login: None,
+            clock: Clock { timer, phase: ClockPhase::Handshake, received: false, sent: false, silent: 0 },
+        }
+    }
+
+    /// Runs until the connection is over; the session says what is left to say about it.
+    pub async fn run(mut self) -> (End, Session<Client>) {
+        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        // Queues get back what this connection holds before anything else is waited for.
+        self.session.release_everything();
+        if let End::Closed = end {
+            let shutdown = std::future::poll_fn(|cx| self.stream.poll_shutdown(cx));
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, shutdown).await;
+        }
+        (end, self.session)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.outbox.register(cx.waker());
+        for _ in 0..TURNS_MAX {
+            if let Poll::Ready(end) = self.poll_clock(cx) {
+                return Poll::Ready(end);
+            }
+            self.poll_login(cx);
+            self.work();
+            let wrote = match self.poll_output(cx) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
+                Poll::Pending => false,
+            };
+            if self.session.is_closed() && self.clock.phase != ClockPhase::Refused {
+                return if wrote { Poll::Ready(End::Closed) } else { Poll::Pending };
+            }
+            match self.poll_input(cx) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(End::PeerGone),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
+                Poll::Pending if self.has_work(wrote) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // Still busy: others first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Applies what was read, and encodes what queues have assigned.
+    fn work(&mut self) {
+        if self.engine.is_stopping() {
+            self.session.shut_down();
+        }
+        self.session.handle_alarm(self.engine.alarm());
+        self.session.handle_durable();
+        if !self.input.unread().is_empty() && !self.session.is_paused() {
+            let used = self.session.handle_bytes(self.input.unread());
+            self.input.use_up(used);
+        }
+        if let Some(login) = self.session.take_login() {
+            let engine = self.engine.clone();
+            self.login = Some(tokio::task::spawn_blocking(move || engine.users().check(&login)));
+        }
+        self.deliver();
+    }
+
+    fn deliver(&mut self) {
+        loop {
+            if self.session.waiting().is_empty() && self.outbox.drain_into(self.session.waiting()) {
+                self.session.resume_all();
+            }
+            if self.session.waiting().is_empty() || self.output_len() >= OUTPUT_BYTES_HIGH {
+                return;
+            }
+            self.session.handle_deliveries(OUTPUT_BYTES_HIGH);
+        }
+    }
+
+    fn output_len(&mut self) -> usize {
+        self.session.output().len() - self.sent
+    }
+
+    /// Whether another turn would find something to do without waiting for the socket.
+    fn has_work(&mut self, wrote: bool) -> bool {
+        let waiting = wrote && !self.session.waiting().is_empty();
+        // Input that is there but not whole waits for the socket.
+        let input = !self.session.is_paused() && self.may_continue() && self.input.has_whole_frame();
+        waiting || input
+    }
+
+    /// Backpressure: too much waits for the committer, or for this socket.
+    fn may_continue(&mut self) -> bool {
+        !self.engine.is_congested() && self.output_len() < OUTPUT_BYTES_HIGH
+    }
+
+    fn poll_login(&mut self, cx: &mut Context<'_>) {
+        let Some(login) = self.login.as_mut() else { return };
+        if let Poll::Ready(outcome) = Pin::new(login).poll(cx) {
+            self.login = None;
+            // A check that panicked has proven nothing.
+            self.session.handle_login(outcome.unwrap_or(Err(LoginRefused)));
+            if self.session.is_closed() {
+                self.clock.set(ClockPhase::Refused, REFUSED_LOGIN_DELAY);
+            }
+        }
+    }
+
+    /// Sends what there is; ready when nothing is left.
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.session.output().len() {
+            let sent = self.sent;
+            let unsent = self.session.output().get(sent..).unwrap_or_default();
+            let n = ready!(self.stream.poll_write(cx, unsent))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += n;
+            self.flush_due = true;
+            self.clock.sent = true;
+        }
+        let output = self.session.output();
+        output.clear();
+        if output.capacity() > 2 * OUTPUT_BYTES_HIGH {
+            *output = Vec::new();
+        }
+        self.sent = 0;
+        if self.flush_due {
+            ready!(self.stream.poll_flush(cx))?;
+            self.flush_due = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once; how many bytes came. Pending as well while input must wait.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.session.is_paused() || !self.may_continue() {
+            return Poll::Pending;
+        }
+        let usual = if self.session.is_open() { READ_BYTES } else { READ_BYTES_FIRST };
+        let mut buf = ReadBuf::new(self.input.room(usual));
+        let polled = self.stream.poll_read(cx, &mut buf);
+        let n = buf.filled().len();
+        match polled {
+            Poll::Pending => {
+                self.input.shrink_if_idle();
+                Poll::Pending
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {
+                self.input.filled(n);
+                self.clock.received = true;
+                Poll::Ready(Ok(n))
+            }
+        }
+    }
+
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.clock.follow(&self.session);
+        loop {
+            if self.clock.phase == ClockPhase::Idle {
+                return Poll::Pending;
+            }
+            ready!(self.clock.timer.as_mut().poll(cx));
+            match self.clock.phase {
+                ClockPhase::Handshake => return Poll::Ready(End::HandshakeTimeout),
+                ClockPhase::Closing | ClockPhase::Refused => return Poll::Ready(End::Closed),
+                ClockPhase::Idle => return Poll::Pending,
+                ClockPhase::Heartbeat(half) => {
+                    if !std::mem::take(&mut self.clock.sent) {
+                        self.session.heartbeat();
+                    }
+                    let received = std::mem::take(&mut self.clock.received);
+                    // A blocked publisher is not read from, so its heartbeats cannot be seen.
+                    let excused = received || self.session.is_paused() || !self.may_continue();
+                    self.clock.silent = if excused { 0 } else { self.clock.silent + 1 };
+                    // Four halves: AMQP 0-9-1 4.2.7 closes after two missed intervals.
+                    if self.clock.silent >= 4 {
+                        return Poll::Ready(End::MissedHeartbeats(self.session.heartbeat_seconds()));
+                    }
+                    self.clock.set(ClockPhase::Heartbeat(half), half);
+                }
+            }
+        }
+    }
+}
+
+/// Bytes read and not yet used: `bytes[from..to]`.
+#[derive(Default)]
+struct Input {
+    bytes: Vec<u8>,
+    from: usize,
+    to: usize,
+}
+
+impl Input {
+    fn unread(&self) -> &[u8] {
+        self.bytes.get(self.from..self.to).unwrap_or_default()
+    }
+
+    fn use_up(&mut self, n: usize) {
+        self.from += n;
+        if self.from >= self.to {
+            (self.from, self.to) = (0, 0);
+        }
+    }
+
+    fn filled(&mut self, n: usize) {
+        self.to += n;
+    }
+
+    fn has_whole_frame(&self) -> bool {
+        let rest = self.unread();
+        frame::size_bytes_of(rest).is_some_and(|size| rest.len() >= size)
+    }
+
+    /// Room behind what is unread: for the rest of a frame that has begun, and at least a quarter of
+    /// the usual size. The session has checked that frame's size against its limit already.
+    fn room(&mut self, usual: usize) -> &mut [u8] {
+        let frame = frame::size_bytes_of(self.unread()).unwrap_or(0);
+        let wanted = frame.max(usual);
+        if self.from > 0 && self.bytes.len() - self.to < wanted / 4 {
+            self.bytes.copy_within(self.from..self.to, 0);
+            self.to -= self.from;
+            self.from = 0;
+        }
+        if self.bytes.len() < self.from + wanted {
+            self.bytes.resize(self.from + wanted, 0);
+        }
+        self.bytes.get_mut(self.to..).unwrap_or_default()
+    }
+
+    /// Gives the buffer back when nothing is in it: ten thousand idle connections are cheap.
+    fn shrink_if_idle(&mut self) {
+        if self.from == self.to && self.bytes.len() > READ_BYTES_FIRST {
+            *self = Input::default();
+        }
+    }
+}
+
+impl Clock {
+    fn set(&mut self, phase: ClockPhase, after: Duration) {
+        self.phase = phase;
+        self.timer.as_mut().reset(Instant::now() + after);
+    }
+
+    /// Moves on when the session has: opened, or closing.
+    fn follow(&mut self, session: &Session<Client>) {
+        match self.phase {
+            ClockPhase::Handshake if session.is_open() => match session.heartbeat_seconds() {
+                0 => self.phase = ClockPhase::Idle,
+                seconds => {
+                    let half = Duration::from_millis(u64::from(seconds) * 500);
+                    self.set(ClockPhase::Heartbeat(half), half);
+                }
+            },
+            ClockPhase::Handshake | ClockPhase::Heartbeat(_) | ClockPhase::Idle if session.is_closing() => {
+                self.set(ClockPhase::Closing, CLOSE_TIMEOUT);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! The keyring's byte format (store.md 6.4): bytes to struct and back. Reading and writing files is the store's.
+//!
+//! ```text
+//! 0 "SMQKRNG1" | 8 format u16 | 10 suite u16 | 12 store uuid 16 | 28 generation u64 | 36 slots u16 | 38 slot size u16
+//! slots, 256 each | u32 length, extension | commitment 32 | nonce 24 | u32 length, ciphertext, tag 16 | SHA-256 32
+//! ```
+//!
+//! The trailing SHA-256 tells rot from a wrong key without any key. The commitment ties the ciphertext to
+//! one root key, which GCM alone does not.
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::key::{Dek, Kek, RootKey};
+use super::nonce::{NoRandomness, random};
+use super::xaes::{TAG_BYTES, TooLong, Xaes};
+
+/// Most slots that a keyring may have.
+pub const SLOTS_MAX: usize = 8;
+
+const MAGIC: &[u8; 8] = b"SMQKRNG1";
+const FORMAT: u16 = 1;
+const SUITE: u16 = 1;
+const SLOT_BYTES: usize = 256;
+const ENTRY_BYTES: usize = 64;
+const BODY_STEP_BYTES: usize = 4096;
+const SLOT_LABEL: &[u8] = b"sealmq/v1/slot";
+
+/// How a slot's key is got; only raw keys are used so far.
+pub const SLOT_RAW_KEY: u8 = 1;
+
+/// One wrapping of the root key. Kept as its 256 bytes, so that slots of a type that this program does not
+/// know yet pass through unchanged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Slot([u8; SLOT_BYTES]);
+
+/// A data key with its facts.
+pub struct KeyEntry {
+    /// How records name it; never 0, never used twice.
+    pub key_id: u32,
+    /// 1: an epoch's data key. 2 (a queue's own key) is reserved.
+    pub class: u8,
+    /// 1: in use, 2: only opens.
+    pub state: u8,
+    /// When it was made, Unix milliseconds.
+    pub created_ms: u64,
+    /// When it stopped sealing, Unix milliseconds; 0 while it seals.
+    pub retired_ms: u64,
+    /// The queue it belongs to, or 0.
+    pub scope: u64,
+    /// The key.
+    pub key: Dek,
+}
+
+/// All keys of a store, open.
+pub struct Keyring {
+    /// The store they belong to.
+    pub store: [u8; 16],
+    /// Rises by one with each write.
+    pub generation: u64,
+    /// Who can open it.
+    pub slots: Vec<Slot>,
+    /// Blobs of external key services, not looked into.
+    pub extension: Vec<u8>,
+    /// The root key.
+    pub root: RootKey,
+    /// The data keys.
+    pub keys: Vec<KeyEntry>,
+}
+
+/// A keyring whose bytes hold together, not opened yet.
+pub struct SealedKeyring {
+    bytes: Vec<u8>,
+    /// The store it belongs to.
+    pub store: [u8; 16],
+    /// Rises by one with each write.
+    pub generation: u64,
+    slots: Vec<Slot>,
+    extension: Vec<u8>,
+    commitment: [u8; 32],
+    nonce: [u8; 24],
+    aad_len: usize,
+    body_len: usize,
+}
+
+/// Why a keyring does not open.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyringError {
+    /// Bytes were lost or changed.
+    #[error("the keyring is damaged: {0}")]
+    Damaged(&'static str),
+    /// Written by another program or a later version of this one.
+    #[error("the keyring has format {format} and suite {suite}; this program knows 1 and 1")]
+    Unknown {
+        /// The format number found.
+        format: u16,
+        /// The suite number found.
+        suite: u16,
+    },
+    /// No slot fits the key.
+    #[error("the key fits no slot (the key's id is {tried}, the slots' are {slots})")]
+    WrongKek {
+        /// The id of the key that was tried, hex.
+        tried: String,
+        /// The ids of the slots, hex.
+        slots: String,
+    },
+    /// Nothing can be sealed now.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// More data keys than one ciphertext may hold.
+    #[error("the keyring is too long to be sealed")]
+    TooLong(#[from] TooLong),
+}
+
+impl Slot {
+    /// Wraps the root key under a raw key.
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn wrap(kek: &Kek, store: &[u8; 16], root: &RootKey) -> Result<Slot, KeyringError> {
+        let mut slot = Slot([0; SLOT_BYTES]);
+        slot.put(0, &[SLOT_RAW_KEY, 1]);
+        slot.put(4, &kek.slot_id());
+        slot.put(20, &kek.check_value(store));
+        let nonce = random::<24>()?;
+        let mut wrapped = Zeroizing::new(*root.secret().expose());
+        let tag = Xaes::new(kek.secret()).seal(&nonce, &slot.aad(store), wrapped.as_mut_slice())?;
+        slot.put(80, &nonce);
+        slot.put(104, wrapped.as_slice());
+        slot.put(136, &tag);
+        Ok(slot)
+    }
+
+    /// Its public name.
+    pub fn id(&self) -> [u8; 16] {
+        self.take(4)
+    }
+
+    fn unwrap_root(&self, kek: &Kek, store: &[u8; 16]) -> Option<Result<RootKey, KeyringError>> {
+        let fits = self.0[0] == SLOT_RAW_KEY && kek.matches(store, &self.take(20));
+        fits.then(|| {
+            let mut root = Zeroizing::new(self.take::<32>(104));
+            Xaes::new(kek.secret())
+                .open(&self.take(80), &self.aad(store), root.as_mut_slice(), &self.take(136))
+                .map_err(|_| KeyringError::Damaged("the slot's key fits, yet its root key does not open"))?;
+            Ok(RootKey::take(&mut root))
+        })
+    }
+
+    /// Generation, slot count and slot state are left out, so that other slots stay valid when those change;
+    /// the body's associated data covers them.
+    fn aad(&self, store: &[u8; 16]) -> Vec<u8> {
+        let mut aad = SLOT_LABEL.to_vec();
+        aad.extend_from_slice(&identity(store));
+        aad.push(self.0[0]);
+        aad.extend_from_slice(&self.0[4..80]);
+        aad
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.0.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
+    }
+
+    fn take<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        bytes.iter_mut().zip(self.0.iter().skip(at)).for_each(|(to, from)| *to = *from);
+        bytes
+    }
+}
+
+impl Keyring {
+    /// A new store's keyring: one slot, no data keys, generation 1.
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn create(kek: &Kek, store: [u8; 16]) -> Result<Keyring, KeyringError> {
+        let root = RootKey::generate()?;
+        let slots = vec![Slot::wrap(kek, &store, &root)?];
+        Ok(Keyring { store, generation: 1, slots, extension: Vec::new(), root, keys: Vec::new() })
+    }
+
+    /// The bytes to be written. Each call seals under a fresh nonce.
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, KeyringError> {
+        let mut bytes = identity(&self.store).to_vec();
+        bytes.extend_from_slice(&self.generation.to_be_bytes());
+        bytes.extend_from_slice(&(self.slots.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(&(SLOT_BYTES as u16).to_be_bytes());
+        self.slots.iter().for_each(|slot| bytes.extend_from_slice(&slot.0));
+        bytes.extend_from_slice(&(self.extension.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&self.extension);
+        bytes.extend_from_slice(&self.root.commitment(&self.store));
+        let nonce = random::<24>()?;
+        bytes.extend_from_slice(&nonce);
+        let mut body = self.body();
+        bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        let tag = Xaes::new(&self.root.ring()).seal(&nonce, &bytes, &mut body)?;
+        bytes.extend_from_slice(&body);
+        bytes.extend_from_slice(&tag);
+        let digest = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&digest);
+        Ok(bytes)
+    }
+
+    fn body(&self) -> Zeroizing<Vec<u8>> {
+        let len = (4 + self.keys.len() * ENTRY_BYTES).next_multiple_of(BODY_STEP_BYTES);
+        let mut body = Zeroizing::new(Vec::with_capacity(len));
+        body.extend_from_slice(&(self.keys.len() as u32).to_be_bytes());
+        for entry in &self.keys {
+            body.extend_from_slice(&entry.key_id.to_be_bytes());
+            body.extend_from_slice(&[entry.class, entry.state, 0, 0]);
+            for number in [entry.created_ms, entry.retired_ms, entry.scope] {
+                body.extend_from_slice(&number.to_be_bytes());
+            }
+            body.extend_from_slice(entry.key.secret().expose());
+        }
+        body.resize(len, 0);
+        body
+    }
+}
+
+impl SealedKeyring {
+    /// Checks that the bytes hold together; needs no key.
+    ///
+    /// # Errors
+    /// [`KeyringError::Damaged`] or [`KeyringError::Unknown`].
+    pub fn parse(bytes: Vec<u8>) -> Result<SealedKeyring, KeyringError> {
+        let damaged = KeyringError::Damaged;
+        let (content, digest) = bytes.split_last_chunk::<32>().ok_or(damaged("it is too short"))?;
+        let mut cursor = Cursor(content);
+        if cursor.array::<8>()? != *MAGIC {
+            return Err(damaged("it does not begin as a keyring"));
+        }
+        let (format, suite) = (cursor.u16()?, cursor.u16()?);
+        if Sha256::digest(content)[..] != digest[..] {
+            return Err(damaged("its checksum does not fit"));
+        }
+        if (format, suite) != (FORMAT, SUITE) {
+            return Err(KeyringError::Unknown { format, suite });
+        }
+        let (store, generation) = (cursor.array::<16>()?, u64::from_be_bytes(cursor.array()?));
+        let (slot_count, slot_bytes) = (cursor.u16()? as usize, cursor.u16()? as usize);
+        if !(1..=SLOTS_MAX).contains(&slot_count) || slot_bytes != SLOT_BYTES {
+            return Err(damaged("its slots are not as the format says"));
+        }
+        let slots: Result<Vec<Slot>, _> = (0..slot_count).map(|_| cursor.array().map(Slot)).collect();
+        let extension_len = cursor.u32()?;
+        let extension = cursor.take(extension_len)?.to_vec();
+        let (commitment, nonce, body_len) = (cursor.array()?, cursor.array()?, cursor.u32()?);
+        let aad_len = content.len() - cursor.0.len();
+        if cursor.0.len() != body_len.saturating_add(TAG_BYTES) {
+            return Err(damaged("its list of keys has the wrong length"));
+        }
+        let slots = slots?;
+        Ok(SealedKeyring { store, generation, slots, extension, commitment, nonce, aad_len, body_len, bytes })
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// [`KeyringError::WrongKek`] when no slot knows the key, [`KeyringError::Damaged`] when one does and
+    /// the rest does not fit.
+    pub fn unlock(self, kek: &Kek) -> Result<Keyring, KeyringError> {
+        let root = match self.slots.iter().find_map(|slot| slot.unwrap_root(kek, &self.store)) {
+            Some(root) => root?,
+            None => {
+                let slots: Vec<String> = self.slots.iter().map(|slot| hex(&slot.id())).collect();
+                return Err(KeyringError::WrongKek { tried: hex(&kek.slot_id()), slots: slots.join(", ") });
+            }
+        };
+        let keys = self.open_body(&root)?;
+        let (store, generation, slots, extension) = (self.store, self.generation, self.slots, self.extension);
+        Ok(Keyring { store, generation, slots, extension, root, keys })
+    }
+
+    /// Checks that what was just written can be opened again, without the KEK.
+    ///
+    /// # Errors
+    /// [`KeyringError::Damaged`].
+    pub fn check(&self, root: &RootKey) -> Result<(), KeyringError> {
+        self.open_body(root).map(|_| ())
+    }
+
+    fn open_body(&self, root: &RootKey) -> Result<Vec<KeyEntry>, KeyringError> {
+        if !root.is_committed_by(&self.store, &self.commitment) {
+            return Err(KeyringError::Damaged("its commitment is another root key's"));
+        }
+        let cut_off = || KeyringError::Damaged("it is cut off");
+        let (aad, rest) = self.bytes.split_at_checked(self.aad_len).ok_or_else(cut_off)?;
+        let (body, rest) = rest.split_at_checked(self.body_len).ok_or_else(cut_off)?;
+        let tag = rest.first_chunk::<TAG_BYTES>().ok_or_else(cut_off)?;
+        let mut body = Zeroizing::new(body.to_vec());
+        Xaes::new(&root.ring())
+            .open(&self.nonce, aad, &mut body, tag)
+            .map_err(|_| KeyringError::Damaged("its list of keys does not open"))?;
+        parse_body(&body)
+    }
+}
+
+fn parse_body(body: &[u8]) -> Result<Vec<KeyEntry>, KeyringError> {
+    let mut cursor = Cursor(body);
+    let count = cursor.u32()?;
+    let mut keys: Vec<KeyEntry> = Vec::new();
+    for _ in 0..count {
+        let key_id = cursor.u32()? as u32;
+        let [class, state, _, _] = cursor.array()?;
+        let [created_ms, retired_ms, scope] =
+            [cursor.array()?, cursor.array()?, cursor.array()?].map(u64::from_be_bytes);
+        let key = Dek::take(&mut cursor.array()?);
+        if key_id == 0 || keys.iter().any(|known| known.key_id == key_id) {
+            return Err(KeyringError::Damaged("two of its keys have one id"));
+        }
+        keys.push(KeyEntry { key_id, class, state, created_ms, retired_ms, scope, key });
+    }
+    Ok(keys)
+}
+
+/// Bytes 0..28 of a keyring: magic, format, suite, store.
+fn identity(store: &[u8; 16]) -> [u8; 28] {
+    let mut bytes = [0; 28];
+    let fields = MAGIC.iter().copied().chain(FORMAT.to_be_bytes()).chain(SUITE.to_be_bytes()).chain(*store);
+    bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Takes fields off the front of bytes; running short is damage.
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], KeyringError> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(KeyringError::Damaged("it is cut off"))?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], KeyringError> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(KeyringError::Damaged("it is cut off"))?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u16(&mut self) -> Result<u16, KeyringError> {
+        Ok(u16::from_be_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<usize, KeyringError> {
+        Ok(u32::from_be_bytes(self.array()?) as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORE: [u8; 16] = *b"0123456789abcdef";
+
+    fn kek(byte: u8) -> Kek {
+        Kek::take(&mut [byte; 32])
+    }
+
+    fn keyring(keys: u32) -> Keyring {
+        let mut ring = Keyring::create(&kek(1), STORE).unwrap();
+        ring.generation = 42;
+        ring.keys = (1..=keys)
+            .map(|key_id| KeyEntry {
+                key_id,
+                class: 1,
+                state: 2,
+                created_ms: 1000 + u64::from(key_id),
+                retired_ms: 9,
+                scope: 0,
+                key: Dek::generate().unwrap(),
+            })
+            .collect();
+        ring
+    }
+
+    fn open(bytes: Vec<u8>, key: &Kek) -> Result<Keyring, KeyringError> {
+        SealedKeyring::parse(bytes)?.unlock(key)
+    }
+
+    #[test]
+    fn gives_back_what_it_was_built_from() {
+        for count in [0, 1, 63, 64, 200] {
+            let ring = keyring(count);
+            let bytes = ring.encode().unwrap();
+            let back = open(bytes, &kek(1)).unwrap();
+            assert_eq!((back.store, back.generation, back.slots.len()), (STORE, 42, 1));
+            assert_eq!(back.root.secret().expose(), ring.root.secret().expose());
+            assert_eq!(back.keys.len(), count as usize);
+            for (a, b) in back.keys.iter().zip(&ring.keys) {
+                assert_eq!((a.key_id, a.class, a.state, a.created_ms), (b.key_id, 1, 2, b.created_ms));
+                assert_eq!(a.key.secret().expose(), b.key.secret().expose());
+            }
+        }
+    }
+
+    #[test]
+    fn has_its_fields_at_the_places_of_the_format() {
+        let bytes = keyring(1).encode().unwrap();
+        assert_eq!(&bytes[..12], b"SMQKRNG1\0\x01\0\x01");
+        assert_eq!(bytes[12..28], STORE);
+        assert_eq!(bytes[28..40], [0, 0, 0, 0, 0, 0, 0, 42, 0, 1, 1, 0]);
+        assert_eq!(bytes[40..44], [1, 1, 0, 0]);
+        assert_eq!(bytes[44..60], kek(1).slot_id());
+        assert_eq!(bytes[60..92], kek(1).check_value(&STORE));
+        assert_eq!(bytes.len(), 40 + 256 + 4 + 32 + 24 + 4 + 4096 + 16 + 32);
+    }
+
+    #[test]
+    fn a_wrong_key_is_told_from_damage_and_names_the_slots() {
+        let bytes = keyring(1).encode().unwrap();
+        let Err(KeyringError::WrongKek { tried, slots }) = open(bytes, &kek(2)) else { panic!() };
+        assert_eq!((tried, slots), (hex(&kek(2).slot_id()), hex(&kek(1).slot_id())));
+    }
+
+    #[test]
+    fn every_changed_byte_and_every_truncation_is_damage() {
+        let bytes = keyring(2).encode().unwrap();
+        for at in (0..bytes.len()).filter(|at| *at < 500 || at % 97 == 0 || *at > bytes.len() - 60) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            assert!(matches!(SealedKeyring::parse(changed), Err(KeyringError::Damaged(_))), "byte {at}");
+            assert!(matches!(SealedKeyring::parse(bytes[..at].to_vec()), Err(KeyringError::Damaged(_))));
+        }
+    }
+
+    #[test]
+    fn an_altered_field_under_a_mended_checksum_does_not_open() {
+        // An attacker can compute SHA-256; only the tags and the commitment stand against that.
+        let bytes = keyring(2).encode().unwrap();
+        let content = bytes.len() - 32;
+        let slot_state = 41;
+        let unused_tail_of_the_slot = 40 + 152..40 + 256;
+        for at in (12..content).filter(|at| *at < 500 || at % 97 == 0) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            let digest = Sha256::digest(&changed[..content]);
+            changed[content..].copy_from_slice(&digest);
+            assert!(open(changed, &kek(1)).is_err(), "byte {at}");
+        }
+        assert!(slot_state < 500 && unused_tail_of_the_slot.end < 500, "the table above covers them");
+    }
+
+    #[test]
+    fn one_of_eight_slots_is_enough() {
+        let mut ring = keyring(1);
+        for byte in 2..=8 {
+            ring.slots.push(Slot::wrap(&kek(byte), &STORE, &ring.root).unwrap());
+        }
+        let bytes = ring.encode().unwrap();
+        assert!((1..=8).all(|byte| open(bytes.clone(), &kek(byte)).is_ok()));
+        assert!(open(bytes, &kek(9)).is_err());
+        ring.slots.push(Slot::wrap(&kek(9), &STORE, &ring.root).unwrap());
+        let nine = SealedKeyring::parse(ring.encode().unwrap());
+        assert!(matches!(nine, Err(KeyringError::Damaged(_))));
+    }
+
+    #[test]
+    fn two_writes_of_one_keyring_share_no_ciphertext() {
+        let ring = keyring(1);
+        let (a, b) = (ring.encode().unwrap(), ring.encode().unwrap());
+        let at = a.len() - 4096;
+        assert_ne!(a[at..at + 64], b[at..at + 64]);
+    }
+
+    #[test]
+    fn a_later_format_is_named() {
+        let mut bytes = keyring(0).encode().unwrap();
+        bytes[9] = 2;
+        let content = bytes.len() - 32;
+        let digest = Sha256::digest(&bytes[..content]);
+        bytes[content..].copy_from_slice(&digest);
+        let error = SealedKeyring::parse(bytes).err();
+        assert_eq!(error, Some(KeyringError::Unknown { format: 2, suite: 1 }));
+    }
+}

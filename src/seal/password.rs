@@ -1,0 +1,81 @@
+//! Passwords of users: Argon2id (RFC 9106) as PHC strings. Parameters: OWASP's minimum, 19 MiB, t = 2, p = 1.
+//!
+//! Both functions take tens of milliseconds and 19 MiB on purpose; call them where blocking is permitted.
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, Version};
+
+use super::nonce::random;
+
+const MEMORY_KIB: u32 = 19 * 1024;
+const PASSES: u32 = 2;
+const LANES: u32 = 1;
+/// A stored hash may not ask for more than this, so that a forged row cannot exhaust the memory.
+const MEMORY_KIB_MAX: u32 = 1024 * 1024;
+const PASSES_MAX: u32 = 64;
+
+/// A password could not be hashed: no random salt, or no 19 MiB.
+#[derive(Debug, thiserror::Error)]
+#[error("the password cannot be hashed: {0}")]
+pub struct NotHashed(String);
+
+/// Hashes a password under a fresh salt; gives `$argon2id$v=19$m=19456,t=2,p=1$...`.
+///
+/// # Errors
+/// When the kernel gives no random salt, or memory is short.
+pub fn hash(password: &str) -> Result<String, NotHashed> {
+    let not_hashed = |e: &dyn std::fmt::Display| NotHashed(e.to_string());
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|e| not_hashed(&e))?;
+    let salt = random::<16>().map_err(|e| not_hashed(&e))?;
+    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    let phc: PasswordHash =
+        argon.hash_password_with_salt(password.as_bytes(), &salt).map_err(|e| not_hashed(&e))?;
+    Ok(phc.to_string())
+}
+
+/// Whether `password` is the one of `phc`; compared in constant time. A malformed `phc` fits no password.
+pub fn verify(phc: &str, password: &str) -> bool {
+    let Ok(parsed) = PasswordHash::new(phc) else { return false };
+    let Ok(params) = Params::try_from(&parsed) else { return false };
+    if params.m_cost() > MEMORY_KIB_MAX || params.t_cost() > PASSES_MAX {
+        return false;
+    }
+    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_the_password_and_no_other() {
+        let phc = hash("correct horse").unwrap();
+        assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{phc}");
+        assert!(verify(&phc, "correct horse"));
+        assert!(!verify(&phc, "correct horse "));
+        assert!(!verify(&phc, ""));
+    }
+
+    #[test]
+    fn two_hashes_of_one_password_differ() {
+        assert_ne!(hash("x").unwrap(), hash("x").unwrap());
+    }
+
+    #[test]
+    fn verifies_a_hash_made_by_the_reference_program() {
+        // argon2 0~20190702 (Debian): echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1 -e
+        let phc = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        assert!(verify(phc, "password"));
+        assert!(!verify(phc, "passwore"));
+    }
+
+    #[test]
+    fn refuses_what_is_no_hash_or_asks_for_too_much() {
+        for phc in
+            ["", "password", "$argon2id$v=19$m=19456", "$argon2id$v=19$m=4194304,t=2,p=1$c29tZXNhbHQ$AAAA"]
+        {
+            assert!(!verify(phc, "password"), "{phc}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Where the key for data at rest comes from, and when a new one may be made: `at_rest.*`. Key material is not read,
+//! parsed or made here (`seal` and `store` do that); only a value given in the environment passes through, as a secret.
+
+use std::path::{Path, PathBuf};
+
+use super::error::{Error, Result};
+use super::secret::Secret;
+use super::settings::{Settings, invalid};
+
+/// The file that every store has at its top; a key is never made where it exists.
+pub const STORE_FILE: &str = "SEALMQ_STORE";
+
+/// Where a key is made when none is configured: outside the data directory.
+pub const GENERATED_KEK_DEFAULT: &str = "/var/lib/sealmq-secrets/at_rest_kek";
+
+/// The key encryption key's source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KekSource {
+    /// An existing file.
+    File(PathBuf),
+    /// A value from the environment: 64 hex digits or 44 base64 characters, checked by whoever loads it.
+    Value(Secret),
+    /// No key and no store exist yet: make one at this path (0400, its folder 0700), say loudly where it is.
+    Generate {
+        /// The file to make.
+        path: PathBuf,
+    },
+}
+
+/// How the store is kept; chosen when it is created, never mixed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AtRest {
+    /// Everything sealed.
+    Sealed(KekSource),
+    /// Everything readable: only to compare with.
+    PlainInsecure,
+}
+
+/// What `at_rest.*` says.
+pub struct Resolved {
+    /// The mode and its key.
+    pub at_rest: AtRest,
+    /// The folder that the key lies in, or would: where `sealmq-init` puts the administrator's password as well.
+    pub secrets: Option<PathBuf>,
+}
+
+/// Resolves `at_rest.*` for a store in `data_dir`. Looks whether files exist; reads none.
+pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
+    let sealed = settings.parse("at_rest.mode", "sealed or plain-insecure", |t| match t {
+        "sealed" => Some(true),
+        "plain-insecure" => Some(false),
+        _ => None,
+    })?;
+    let file = settings.path("at_rest.kek.file")?;
+    let generate_path =
+        settings.path("at_rest.kek.generate_path")?.unwrap_or_else(|| PathBuf::from(GENERATED_KEK_DEFAULT));
+    let folder_of = |path: &Path| path.parent().map(Path::to_owned);
+    if sealed == Some(false) {
+        settings.warn(format!(
+            "at_rest.mode = plain-insecure ({}): NOTHING in {} is encrypted; every message can be read from the disk",
+            settings.origin("at_rest.mode"),
+            data_dir.display()
+        ));
+        let secrets = folder_of(file.as_deref().unwrap_or(&generate_path));
+        return Ok(Resolved { at_rest: AtRest::PlainInsecure, secrets });
+    }
+    let source = kek_source(settings, data_dir, file.as_deref(), &generate_path)?;
+    let secrets = match &source {
+        KekSource::File(path) | KekSource::Generate { path } => {
+            outside(path, data_dir)?;
+            folder_of(path)
+        }
+        KekSource::Value(_) => file.as_deref().and_then(folder_of),
+    };
+    Ok(Resolved { at_rest: AtRest::Sealed(source), secrets })
+}
+
+fn kek_source(
+    settings: &mut Settings,
+    data_dir: &Path,
+    file: Option<&Path>,
+    generate_path: &Path,
+) -> Result<KekSource> {
+    let generate = settings.parse("at_rest.kek.generate", "true or false", super::values::boolean)?;
+    let file_rank = settings.origin("at_rest.kek.file").rank();
+    if let Some((value, name, rank)) = value_from_environment(settings)? {
+        if rank == file_rank {
+            return Err(Error::Ambiguous { one: name, other: "at_rest.kek.file".into() });
+        }
+        if rank > file_rank {
+            settings.warn(format!(
+                "the key for data at rest comes from the environment variable {name}, which other processes of this user \
+                 can read (/proc/PID/environ); a file is safer: at_rest.kek.file"
+            ));
+            return Ok(KekSource::Value(value));
+        }
+    }
+    let (path, may_generate) = match file {
+        Some(path) => (path, generate == Some(true)),
+        None => (generate_path, generate != Some(false)),
+    };
+    // What cannot be looked at is not taken for missing: whoever loads it will say why.
+    if path.try_exists().unwrap_or(true) {
+        return Ok(KekSource::File(path.to_owned()));
+    }
+    if data_dir.join(STORE_FILE).try_exists().unwrap_or(true) {
+        return Err(Error::KeyMissing { data_dir: data_dir.to_owned(), key: path.to_owned() });
+    }
+    if !may_generate {
+        let problem = match file {
+            Some(_) => format!("{} ({}) does not exist", path.display(), settings.origin("at_rest.kek.file")),
+            None => "at_rest.kek.file is not set and at_rest.kek.generate is false".into(),
+        };
+        return Err(Error::NoKey { problem });
+    }
+    settings.warn(format!(
+        "no key for data at rest exists yet: a new one is made at {}. KEEP IT SAFE: without it the data in {} is lost, and \
+         with it everybody can read them. Back it up apart from the data",
+        path.display(),
+        data_dir.display()
+    ));
+    Ok(KekSource::Generate { path: path.to_owned() })
+}
+
+// The value, the variable's name, and the rank of what named it.
+fn value_from_environment(settings: &Settings) -> Result<Option<(Secret, String, u8)>> {
+    let environment = settings.environment();
+    let own =
+        environment.value("SEALMQ_AT_REST_KEK").map(|value| (value, "SEALMQ_AT_REST_KEK".to_owned(), 2));
+    let named = match settings.entry("at_rest.kek.env") {
+        None => None,
+        Some(entry) => {
+            let name = settings.text_of(entry)?;
+            let Some(value) = environment.value(&name) else {
+                return Err(invalid(entry, "the name of an environment variable that is set", &name));
+            };
+            Some((value, name.to_string(), entry.origin.rank()))
+        }
+    };
+    let strongest = [own, named].into_iter().flatten().max_by_key(|(_, _, rank)| *rank);
+    Ok(strongest.map(|(value, name, rank)| (Secret::new(value.to_owned()), name, rank)))
+}
+
+fn outside(key: &Path, data_dir: &Path) -> Result<()> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = key.parent().unwrap_or(key);
+    if key.starts_with(data_dir) || real(folder).starts_with(real(data_dir)) {
+        return Err(Error::KeyInsideData { key: key.to_owned(), data_dir: data_dir.to_owned() });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::environment::Environment;
+    use super::super::raw_config::RawConfig;
+    use super::super::settings::Notice;
+    use super::*;
+
+    struct Host {
+        folder: tempfile::TempDir,
+    }
+
+    impl Host {
+        fn new() -> Host {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("data")).unwrap();
+            std::fs::create_dir(folder.path().join("secrets")).unwrap();
+            Host { folder }
+        }
+
+        fn touch(&self, name: &str) {
+            std::fs::write(self.folder.path().join(name), "x").unwrap();
+        }
+
+        // `ROOT` in the text and in the environment stands for the host's folder.
+        fn read(&self, text: &str, environment: &[(&str, &str)]) -> Result<(AtRest, Vec<Notice>)> {
+            let root = self.folder.path().display().to_string();
+            let mut raw = RawConfig::default();
+            let text = format!("at_rest.kek.generate_path = ROOT/made/at_rest_kek\n{text}");
+            raw.parse(Path::new("/c"), &text.replace("ROOT", &root)).unwrap();
+            let placed: Vec<_> = environment.iter().map(|(n, v)| (*n, v.replace("ROOT", &root))).collect();
+            let placed: Vec<_> = placed.iter().map(|(n, v)| (*n, v.as_str())).collect();
+            let environment = Environment::of(&placed);
+            environment.overlay(&mut raw).unwrap();
+            let mut settings = Settings::new(&raw, &environment);
+            let resolved = read(&mut settings, &self.folder.path().join("data"))?;
+            Ok((resolved.at_rest, settings.notices))
+        }
+
+        fn file(&self, name: &str) -> AtRest {
+            AtRest::Sealed(KekSource::File(self.folder.path().join(name)))
+        }
+
+        fn generate(&self, name: &str) -> AtRest {
+            AtRest::Sealed(KekSource::Generate { path: self.folder.path().join(name) })
+        }
+    }
+
+    const FILE: &str = "at_rest.kek.file = ROOT/secrets/kek\n";
+
+    #[test]
+    fn an_existing_file_is_the_key() {
+        let host = Host::new();
+        host.touch("secrets/kek");
+        assert_eq!(host.read(FILE, &[]).unwrap(), (host.file("secrets/kek"), vec![]));
+        let by_environment = [("SEALMQ_AT_REST_KEK_FILE", "ROOT/secrets/kek")];
+        assert_eq!(host.read("", &by_environment).unwrap().0, host.file("secrets/kek"));
+    }
+
+    #[test]
+    fn a_configured_key_that_is_missing_is_made_only_when_asked_for() {
+        let host = Host::new();
+        let error = host.read(FILE, &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("secrets/kek (/c:2) does not exist") && error.contains("sealmq-init"),
+            "{error}"
+        );
+        let (at_rest, _) = host.read(&format!("{FILE}at_rest.kek.generate = true\n"), &[]).unwrap();
+        assert_eq!(at_rest, host.generate("secrets/kek"));
+    }
+
+    #[test]
+    fn without_any_key_a_new_one_is_made_loudly_and_found_again() {
+        let host = Host::new();
+        let (at_rest, notices) = host.read("", &[]).unwrap();
+        assert_eq!(at_rest, host.generate("made/at_rest_kek"));
+        assert!(
+            matches!(&notices[..], [Notice::Warning(text)] if text.contains("KEEP IT SAFE")),
+            "{notices:?}"
+        );
+        std::fs::create_dir(host.folder.path().join("made")).unwrap();
+        host.touch("made/at_rest_kek");
+        host.touch("data/SEALMQ_STORE");
+        assert_eq!(host.read("", &[]).unwrap(), (host.file("made/at_rest_kek"), vec![]));
+        let never = host.read("at_rest.kek.generate = false\n", &[]).unwrap().0;
+        assert_eq!(never, host.file("made/at_rest_kek"));
+    }
+
+    #[test]
+    fn never_makes_a_key_beside_an_existing_store() {
+        let host = Host::new();
+        host.touch("data/SEALMQ_STORE");
+        for text in ["", "at_rest.kek.generate = true\n", FILE] {
+            assert!(matches!(host.read(text, &[]), Err(Error::KeyMissing { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn generation_can_be_forbidden() {
+        let error = Host::new().read("at_rest.kek.generate = false\n", &[]).unwrap_err();
+        assert!(matches!(error, Error::NoKey { .. }));
+    }
+
+    #[test]
+    fn refuses_a_key_inside_the_data_directory() {
+        let host = Host::new();
+        host.touch("data/kek");
+        std::os::unix::fs::symlink(host.folder.path().join("data"), host.folder.path().join("link")).unwrap();
+        for text in ["at_rest.kek.file = ROOT/data/kek\n", "at_rest.kek.file = ROOT/link/kek\n"] {
+            assert!(matches!(host.read(text, &[]), Err(Error::KeyInsideData { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_value_from_the_environment_outranks_the_file_and_equals_are_refused() {
+        let host = Host::new();
+        host.touch("secrets/kek");
+        let value = AtRest::Sealed(KekSource::Value(Secret::new("00ff".into())));
+        let own = ("SEALMQ_AT_REST_KEK", "00ff");
+        assert_eq!(host.read(FILE, &[own]).unwrap().0, value);
+        assert_eq!(host.read("at_rest.kek.env = K\n", &[("K", "00ff")]).unwrap().0, value);
+        let both = [own, ("SEALMQ_AT_REST_KEK_FILE", "ROOT/secrets/kek")];
+        assert!(matches!(host.read("", &both), Err(Error::Ambiguous { .. })));
+        let named = format!("{FILE}at_rest.kek.env = K\n");
+        assert!(matches!(host.read(&named, &[("K", "00ff")]), Err(Error::Ambiguous { .. })));
+        assert!(matches!(host.read("at_rest.kek.env = K\n", &[]), Err(Error::InvalidValue { .. })));
+    }
+
+    #[test]
+    fn plain_mode_needs_no_key_and_says_so() {
+        let (at_rest, notices) = Host::new().read("at_rest.mode = plain-insecure\n", &[]).unwrap();
+        assert_eq!(at_rest, AtRest::PlainInsecure);
+        assert!(matches!(&notices[..], [Notice::Warning(text)] if text.contains("NOTHING")), "{notices:?}");
+        assert!(Host::new().read("at_rest.mode = plain\n", &[]).is_err());
+    }
+}

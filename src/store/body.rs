@@ -1,0 +1,184 @@
+//! A body that several entries share, or that is too large to stand in its entry. It is written with the
+//! first of its entries that is not struck out, and removed by the commit that removes the last.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwapOption;
+
+use super::layout::{Family, Key};
+use super::record::{BodyChunk, BodyRef, Padding};
+use super::sealing::{Sealing, seal_with};
+use crate::broker::id::BodyId;
+use crate::broker::message::Message;
+use crate::seal::nonce::NoRandomness;
+use crate::seal::record::{self, Sealer};
+use crate::seal::xaes::{Tag, TooLong};
+
+/// A message stored apart from its entries. All counts are touched by the committer only; they are atomics
+/// because the value is shared, not because anybody races.
+pub struct SharedBody {
+    id: BodyId,
+    message: Message,
+    promised: u32,
+    settled: AtomicU32,
+    /// Set when the body's records are in a batch.
+    written: OnceLock<BodyRef>,
+    /// Sealed on the publisher's thread, waiting for its batch.
+    ready: ArcSwapOption<SealedBody>,
+    /// Bytes that it adds to the backlog until it is written or nobody needs it.
+    charge: AtomicUsize,
+}
+
+impl std::fmt::Debug for SharedBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedBody({}, {} bytes)", self.id.0, self.message.size_bytes())
+    }
+}
+
+/// A body's records, made in advance.
+struct SealedBody {
+    values: Vec<Vec<u8>>,
+    tag: Tag,
+}
+
+impl SharedBody {
+    pub(super) fn new(id: BodyId, message: Message, promised: u32) -> SharedBody {
+        let charge = AtomicUsize::new(message.size_bytes());
+        let (settled, written, ready) = (AtomicU32::new(0), OnceLock::new(), ArcSwapOption::empty());
+        SharedBody { id, message, promised, settled, written, ready, charge }
+    }
+
+    /// A body that was found in the store with `promised` entries.
+    pub(super) fn recovered(body: BodyRef, message: Message, promised: u32) -> SharedBody {
+        let made = SharedBody::new(body.id, message, promised);
+        made.charge.store(0, Relaxed);
+        // The value is new, so the cell is empty.
+        let _ = made.written.set(body);
+        made
+    }
+
+    /// The message itself.
+    pub fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// Its number in the store.
+    pub fn id(&self) -> BodyId {
+        self.id
+    }
+
+    /// Seals it now, on the caller's thread, under a sub-key of its own.
+    pub(super) fn seal_now(&self, key: Arc<record::Key>, store: [u8; 16]) -> Result<(), SealFailed> {
+        let sealer = Sealer::new(key, store)?;
+        let (mut values, mut last, mut bytes) = (Vec::new(), Tag::default(), 0);
+        for chunk in BodyChunk::all(&self.message, Padding::Padme) {
+            let mut value = Vec::new();
+            last = seal_with(&sealer, &chunk, Family::Bodies, &Key::body(self.id, chunk.index), &mut value)?;
+            bytes += value.len();
+            values.push(value);
+        }
+        self.charge.fetch_add(bytes, Relaxed);
+        self.ready.store(Some(Arc::new(SealedBody { values, tag: last })));
+        Ok(())
+    }
+
+    /// Gives its records to `put` unless they are written already; returns by what an entry names it.
+    pub(super) fn write_once(
+        &self,
+        sealing: &Sealing,
+        value: &mut Vec<u8>,
+        mut put: impl FnMut(&Key, &[u8]),
+    ) -> Result<BodyRef, TooLong> {
+        if let Some(body) = self.written.get() {
+            return Ok(*body);
+        }
+        let (mut chunks, mut tag) = (0, Tag::default());
+        if let Some(ready) = self.ready.swap(None) {
+            for value in &ready.values {
+                put(&Key::body(self.id, chunks), value);
+                chunks += 1;
+            }
+            tag = ready.tag;
+        } else {
+            for chunk in BodyChunk::all(&self.message, sealing.padding()) {
+                let key = Key::body(self.id, chunk.index);
+                tag = sealing.seal(&chunk, Family::Bodies, &key, value)?;
+                put(&key, value);
+                chunks += 1;
+            }
+        }
+        let bytes = self.message.size_bytes() as u32;
+        Ok(*self.written.get_or_init(|| BodyRef { id: self.id, bytes, chunks, tag }))
+    }
+
+    /// One entry less. Gives what must be removed from the store when it was the last.
+    pub(super) fn settle(&self) -> Settled {
+        let settled = self.settled.fetch_add(1, Relaxed) + 1;
+        if settled < self.promised {
+            return Settled::Needed;
+        }
+        self.ready.store(None);
+        match self.written.get() {
+            Some(body) if settled == self.promised => Settled::Remove(*body),
+            _ => Settled::NeverWritten,
+        }
+    }
+
+    /// Takes what it adds to the backlog; later calls give 0.
+    pub(super) fn take_charge(&self) -> usize {
+        self.charge.swap(0, Relaxed)
+    }
+
+    pub(super) fn charge(&self) -> usize {
+        self.charge.load(Relaxed)
+    }
+}
+
+/// What [`SharedBody::settle`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// Other entries need it.
+    Needed,
+    /// No entry needs it, and it is in the store.
+    Remove(BodyRef),
+    /// No entry needs it, and it never was in the store.
+    NeverWritten,
+}
+
+/// A body could not be sealed in advance; the committer will find out why.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SealFailed {
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(promised: u32) -> SharedBody {
+        SharedBody::new(BodyId(7), Message::new(b"", b"q", &[], &[&[1; 300_000]]), promised)
+    }
+
+    #[test]
+    fn is_written_once_and_removed_with_its_last_entry() {
+        let body = body(2);
+        let (mut value, mut keys) = (Vec::new(), Vec::new());
+        let first = body.write_once(&Sealing::Plain, &mut value, |key, _| keys.push(*key)).unwrap();
+        let again = body.write_once(&Sealing::Plain, &mut value, |_, _| unreachable!()).unwrap();
+        assert_eq!((first, first.chunks), (again, 2));
+        assert_eq!(keys, [Key::body(BodyId(7), 0), Key::body(BodyId(7), 1)]);
+        assert_eq!(body.settle(), Settled::Needed);
+        assert_eq!(body.settle(), Settled::Remove(first));
+    }
+
+    #[test]
+    fn a_body_whose_entries_were_all_struck_out_is_never_written() {
+        let body = body(2);
+        assert_eq!(body.settle(), Settled::Needed);
+        assert_eq!(body.settle(), Settled::NeverWritten);
+    }
+}

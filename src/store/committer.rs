@@ -1,0 +1,302 @@
+//! The committer: one thread that owns all writes. It takes what the inbox holds, seals it into one write
+//! batch, writes that synced, and moves the watermark; meanwhile the next batch gathers (store.md 5.3).
+//!
+//! After a failed write it stops for good: a second try could repeat a SingleDelete, and the batch may be
+//! on the disk after all.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::body::{Settled, SharedBody};
+use super::commit::{Core, DeliveryMarks, Op, Put};
+use super::error::CommitFailure;
+use super::keyring_file::KeyringFile;
+use super::layout::{Family, Key};
+use super::ledger::Ledger;
+use super::record::{BodyRef, CommitRow, Content, EntryRecord, Manifest, RowRecord};
+use super::rocks::{Batch, Rocks};
+use super::sealing::Sealing;
+use crate::broker::id::{BodyId, QueueId, Seq};
+use crate::limits::{COMMIT_BYTES_MAX, DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
+use crate::seal::record::Sealer;
+
+/// Entries and bodies of a queue that is gone, cleared away a step per batch.
+#[derive(Default)]
+pub(super) struct Purge {
+    /// Whose manifest goes with the last step.
+    pub(super) queue: QueueId,
+    pub(super) seqs: VecDeque<Seq>,
+    /// Each stands for one entry less.
+    pub(super) shared: VecDeque<Arc<SharedBody>>,
+    /// Bodies that no entry names.
+    pub(super) orphans: VecDeque<(BodyId, u32)>,
+}
+
+impl Purge {
+    fn keys(&self) -> usize {
+        self.seqs.len() + self.shared.len() + self.orphans.len()
+    }
+}
+
+/// Everything that the thread owns.
+pub(super) struct Committer {
+    pub(super) core: Arc<Core>,
+    pub(super) rocks: Arc<Rocks>,
+    pub(super) sealing: Sealing,
+    pub(super) ledger: Ledger,
+    /// `None` in a plain store.
+    pub(super) keyring: Option<KeyringFile>,
+    pub(super) purges: VecDeque<Purge>,
+    pub(super) commit_seq: u64,
+    pub(super) key_since: Instant,
+    pub(super) key_records: u64,
+    /// Reused by every record.
+    pub(super) value: Vec<u8>,
+    /// Frees the directory when the thread ends.
+    pub(super) _lock: File,
+}
+
+/// What a batch cost and will give back.
+#[derive(Default)]
+struct Tally {
+    records: u64,
+    /// Backlog bytes to be given back when the batch is over.
+    charge: usize,
+}
+
+/// Turns a panic of the thread into a failure, so that nobody waits for ever.
+struct Guard(Arc<Core>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(CommitFailure::Unknown("the committer panicked".into()));
+        }
+    }
+}
+
+impl Committer {
+    /// The thread: until the inbox is closed and empty, or a commit fails.
+    pub(super) fn run(mut self) {
+        let _guard = Guard(Arc::clone(&self.core));
+        let (mut ops, mut woken): (Vec<Op>, Vec<Waker>) = (Vec::new(), Vec::new());
+        let mut delivered = DeliveryMarks::default();
+        loop {
+            let taken = self.core.take(&mut ops, &mut delivered, !self.purges.is_empty());
+            for (queue, seq) in delivered.drain() {
+                self.ledger.delivered_up_to(queue, seq);
+            }
+            let clean = taken.ended && self.purges.is_empty();
+            if let Err(failure) = self.commit(&mut ops, clean) {
+                self.core.fail(failure);
+                return;
+            }
+            self.core.advance(taken.upto, &mut woken);
+            if clean {
+                return;
+            }
+        }
+    }
+
+    /// Makes one batch of `ops`, writes it, and leaves `ops` empty. Without anything to write it only gives
+    /// the backlog back. `clean` marks the last commit.
+    pub(super) fn commit(&mut self, ops: &mut Vec<Op>, clean: bool) -> Result<(), CommitFailure> {
+        let started = Instant::now();
+        self.renew_keys()?;
+        let rocks = Arc::clone(&self.rocks);
+        let mut batch = rocks.batch(2 * COMMIT_BYTES_MAX).map_err(refused)?;
+        let (mut tally, mut force) = (Tally::default(), clean);
+        for op in ops.iter() {
+            force |= matches!(op, Op::Touch);
+            tally.charge += op.charge();
+            self.apply(op, &mut batch, &mut tally)?;
+        }
+        self.purge_step(&mut batch, &mut tally)?;
+        if clean {
+            self.ledger.touch_all();
+        }
+        if force || !batch.is_empty() || self.ledger.is_touched() {
+            self.write_counters(&mut batch, &mut tally, clean)?;
+            let bytes = batch.size_bytes() as u64;
+            rocks.write(batch).map_err(|e| CommitFailure::Unknown(e.to_string()))?;
+            // The anchor (store.md 6.6) belongs here: after the sync, before anybody is told.
+            self.key_records += tally.records;
+            let counters = &self.core.counters;
+            counters.commits.fetch_add(1, Relaxed);
+            counters.records.fetch_add(tally.records, Relaxed);
+            counters.bytes.fetch_add(bytes, Relaxed);
+            counters.last_commit_us.store(started.elapsed().as_micros() as u64, Relaxed);
+        }
+        self.core.discharge(tally.charge);
+        ops.clear();
+        Ok(())
+    }
+
+    fn apply(&mut self, op: &Op, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
+        match op {
+            Op::Put(put) => self.put(put, batch, tally),
+            Op::Delete { queue, seq, shared } => {
+                if self.ledger.delete(*queue, *seq) {
+                    batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
+                    if let Some(body) = shared {
+                        settle(body, batch, tally);
+                    }
+                }
+                Ok(())
+            }
+            Op::Settle(body) => {
+                settle(body, batch, tally);
+                Ok(())
+            }
+            Op::PutRow { kind, id, text } => {
+                let (key, record) = (Key::row(*kind, *id), RowRecord { kind: *kind, id: *id, text });
+                self.sealing.seal(&record, Family::Meta, &key, &mut self.value).map_err(refused)?;
+                batch.put(Family::Meta, &key, &self.value);
+                tally.records += 1;
+                Ok(())
+            }
+            Op::DeleteRow { kind, id } => {
+                batch.delete(Family::Meta, &Key::row(*kind, *id));
+                Ok(())
+            }
+            Op::DropQueue { queue, bodies } => self.drop_queue(*queue, bodies, batch),
+            Op::Touch | Op::Nothing => Ok(()),
+        }
+    }
+
+    fn put(&mut self, put: &Put, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
+        self.ledger.put(put.queue, put.seq, put.message.size_bytes() as u32).map_err(refused)?;
+        let content = match &put.shared {
+            None => Content::Inline(&put.message),
+            Some(shared) => {
+                let written = shared.write_once(&self.sealing, &mut self.value, |key, value| {
+                    batch.put(Family::Bodies, key, value);
+                    tally.records += 1;
+                });
+                tally.charge += shared.take_charge();
+                Content::Apart(written.map_err(refused)?)
+            }
+        };
+        let (key, record) = (Key::entry(put.queue, put.seq), EntryRecord { meta: put.meta, content });
+        self.sealing.seal(&record, Family::Entries, &key, &mut self.value).map_err(refused)?;
+        batch.put(Family::Entries, &key, &self.value);
+        tally.records += 1;
+        Ok(())
+    }
+
+    /// Marks the queue as gone and leaves its entries to [`Committer::purge_step`].
+    fn drop_queue(
+        &mut self,
+        queue: QueueId,
+        bodies: &[Arc<SharedBody>],
+        batch: &mut Batch<'_>,
+    ) -> Result<(), CommitFailure> {
+        let dropped = self.ledger.drop_queue(queue);
+        let shared: VecDeque<_> = bodies.iter().cloned().collect();
+        let purge = Purge { queue, seqs: dropped.seqs, shared, orphans: VecDeque::new() };
+        if purge.keys() == 0 {
+            if dropped.has_manifest {
+                batch.delete(Family::Meta, &Key::manifest(queue));
+            }
+            return Ok(());
+        }
+        let manifest = Manifest { queue, dropping: true, commit_seq: self.commit_seq, ..Manifest::default() };
+        self.put_manifest(&manifest, batch)?;
+        self.purges.push_back(purge);
+        Ok(())
+    }
+
+    fn purge_step(&mut self, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
+        let mut left = PURGE_KEYS_MAX;
+        while left > 0 {
+            let Some(purge) = self.purges.front_mut() else { return Ok(()) };
+            while left > 0 && purge.keys() > 0 {
+                left -= 1;
+                if let Some(seq) = purge.seqs.pop_front() {
+                    batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
+                } else if let Some(body) = purge.shared.pop_front() {
+                    settle(&body, batch, tally);
+                } else if let Some((id, chunk)) = purge.orphans.pop_front() {
+                    batch.delete_once(Family::Bodies, &Key::body(id, chunk));
+                }
+            }
+            if purge.keys() == 0 {
+                batch.delete(Family::Meta, &Key::manifest(purge.queue));
+                self.purges.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn put_manifest(&mut self, manifest: &Manifest, batch: &mut Batch<'_>) -> Result<(), CommitFailure> {
+        let key = Key::manifest(manifest.queue);
+        self.sealing.seal(manifest, Family::Meta, &key, &mut self.value).map_err(refused)?;
+        batch.put(Family::Meta, &key, &self.value);
+        Ok(())
+    }
+
+    /// The manifests of the queues that the batch touched, and the commit row.
+    fn write_counters(
+        &mut self,
+        batch: &mut Batch<'_>,
+        tally: &mut Tally,
+        clean: bool,
+    ) -> Result<(), CommitFailure> {
+        self.commit_seq += 1;
+        let mut manifests = Vec::new();
+        self.ledger.take_touched(self.commit_seq, |manifest| manifests.push(manifest));
+        for manifest in &manifests {
+            self.put_manifest(manifest, batch)?;
+        }
+        let row = CommitRow {
+            commit_seq: self.commit_seq,
+            wall_ms: now_ms(),
+            body_id_next: self.core.next_body.load(Relaxed),
+            keyring_generation: self.keyring.as_ref().map_or(0, |file| file.ring().generation),
+            row_id_next: self.core.next_row.load(Relaxed),
+            clean,
+        };
+        let key = Key::commit();
+        self.sealing.seal(&row, Family::Meta, &key, &mut self.value).map_err(refused)?;
+        batch.put(Family::Meta, &key, &self.value);
+        tally.records += manifests.len() as u64 + 1;
+        Ok(())
+    }
+
+    /// A fresh nonce prefix for this commit, and a new data key when the old one has served its time.
+    fn renew_keys(&mut self) -> Result<(), CommitFailure> {
+        let Sealing::Sealed { data, .. } = &mut self.sealing else { return Ok(()) };
+        let hours = Duration::from_secs(DATA_KEY_HOURS_MAX * 3600);
+        let is_due = self.key_records >= DATA_KEY_RECORDS_MAX || self.key_since.elapsed() >= hours;
+        if let Some(file) = self.keyring.as_mut().filter(|_| is_due) {
+            let key = file.next_data_key(now_ms(), |_| true).map_err(refused)?;
+            *data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
+            self.core.data_key.store(Some(key));
+            (self.key_since, self.key_records) = (Instant::now(), 0);
+        }
+        self.sealing.renew().map_err(refused)
+    }
+}
+
+fn settle(body: &SharedBody, batch: &mut Batch<'_>, tally: &mut Tally) {
+    match body.settle() {
+        Settled::Needed => {}
+        Settled::NeverWritten => tally.charge += body.take_charge(),
+        Settled::Remove(BodyRef { id, chunks, .. }) => {
+            (0..chunks).for_each(|chunk| batch.delete_once(Family::Bodies, &Key::body(id, chunk)));
+        }
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> CommitFailure {
+    CommitFailure::Refused(error.to_string())
+}
+
+/// Unix milliseconds; 0 before 1970.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,119 @@
+//! Small files of the data directory, replaced whole: temporary file, sync, read back, rename, sync the folder.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::error::StoreError;
+
+/// None of the small files comes near this; a larger one is not ours and is not read into memory.
+const SMALL_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Creates a folder that only its owner may enter; one that exists stays as it is.
+pub(super) fn create_dir(path: &Path) -> Result<(), StoreError> {
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|e| StoreError::io("create", path, e))
+}
+
+/// A small file's bytes; `None` when there is no such file.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let failed = |e| StoreError::io("read", path, e);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(SMALL_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(bytes))
+}
+
+/// Replaces `dir/name` by `bytes`; afterwards either the old or the new file is there, whatever happens.
+/// `check` sees what was really written, before it takes the old file's place.
+pub(super) fn replace(
+    dir: &Path,
+    name: &str,
+    bytes: &[u8],
+    check: impl FnOnce(Vec<u8>) -> Result<(), String>,
+) -> Result<(), StoreError> {
+    let temporary = dir.join(format!("{name}.tmp"));
+    let failed = |e| StoreError::io("write", &temporary, e);
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    drop(file);
+    let written = read(&temporary)?.unwrap_or_default();
+    if written != bytes {
+        return Err(failed(std::io::Error::other("it reads back as something else")));
+    }
+    check(written).map_err(|reason| failed(std::io::Error::other(reason)))?;
+    let target = dir.join(name);
+    fs::rename(&temporary, &target).map_err(|e| StoreError::io("replace", &target, e))?;
+    sync_dir(dir)
+}
+
+/// Makes renames and creations in a folder durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|folder| folder.sync_all()).map_err(|e| StoreError::io("sync", dir, e))
+}
+
+/// Holds `dir/name` exclusively until the file is dropped; `None` when another process (or another store
+/// of this one) has it.
+pub(super) fn lock(dir: &Path, name: &str) -> Result<Option<File>, StoreError> {
+    let path = dir.join(name);
+    let failed = |e| StoreError::io("lock", &path, e);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_replaced_file_is_private_and_leaves_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("f.tmp"), "left behind by a crash").unwrap();
+        for text in ["one", "two"] {
+            replace(dir.path(), "f", text.as_bytes(), |_| Ok(())).unwrap();
+            assert_eq!(read(&dir.path().join("f")).unwrap().unwrap(), text.as_bytes());
+        }
+        let mode = fs::metadata(dir.path().join("f")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!dir.path().join("f.tmp").exists());
+    }
+
+    #[test]
+    fn a_file_that_fails_its_check_does_not_replace_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        replace(dir.path(), "f", b"old", |_| Ok(())).unwrap();
+        let error = replace(dir.path(), "f", b"new", |_| Err("no".into())).unwrap_err();
+        assert_eq!(error.code(), "E_STORE_IO");
+        assert_eq!(read(&dir.path().join("f")).unwrap().unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_lock_has_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path(), "l").unwrap();
+        assert!(held.is_some() && lock(dir.path(), "l").unwrap().is_none());
+        drop(held);
+        assert!(lock(dir.path(), "l").unwrap().is_some());
+    }
+}

@@ -1,0 +1,261 @@
+//! What the store holds of each queue, as plain data: which entries are live, their count, bytes and keyed
+//! sum. The committer keeps it and writes it out as manifests; it also guards the rule that an entry's key
+//! is written once and removed once, on which RocksDB's SingleDelete relies.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::record::Manifest;
+use crate::broker::id::{QueueId, Seq};
+use crate::seal::multiset::Multiset;
+
+/// Removed entries that may stay in the middle of a queue's list before it is packed.
+const DEAD_MIN: usize = 1024;
+
+/// All queues.
+pub(super) struct Ledger {
+    queues: HashMap<QueueId, QueueLedger, foldhash::fast::RandomState>,
+    multiset: Option<Multiset>,
+    touched: Vec<QueueId>,
+}
+
+#[derive(Default)]
+struct QueueLedger {
+    /// In order of `seq`; the front is live unless the list is empty.
+    entries: VecDeque<Live>,
+    live_count: u64,
+    live_bytes: u64,
+    multiset: u128,
+    next_seq: u64,
+    delivered_up_to: u64,
+    touched: bool,
+    has_manifest: bool,
+}
+
+struct Live {
+    seq: u64,
+    bytes: u32,
+    dead: bool,
+}
+
+/// The engine gave an entry a place that is taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("queue {} was given entry {} twice", .0.0, .1.0)]
+pub(super) struct Duplicate(QueueId, Seq);
+
+/// What is to be cleared away with a queue.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Dropped {
+    pub(super) seqs: VecDeque<Seq>,
+    pub(super) has_manifest: bool,
+}
+
+impl Ledger {
+    pub(super) fn new(multiset: Option<Multiset>) -> Ledger {
+        Ledger { queues: HashMap::default(), multiset, touched: Vec::new() }
+    }
+
+    fn term(&self, queue: QueueId, seq: Seq) -> u128 {
+        self.multiset.as_ref().map_or(0, |multiset| multiset.term(queue.0, seq.0))
+    }
+
+    /// An entry of `bytes` message bytes is in the batch.
+    pub(super) fn put(&mut self, queue: QueueId, seq: Seq, bytes: u32) -> Result<(), Duplicate> {
+        let term = self.term(queue, seq);
+        let ledger = self.queues.entry(queue).or_default();
+        let live = Live { seq: seq.0, bytes, dead: false };
+        if ledger.entries.back().is_none_or(|last| last.seq < seq.0) {
+            ledger.entries.push_back(live);
+        } else {
+            match ledger.entries.binary_search_by_key(&seq.0, |entry| entry.seq) {
+                Ok(_) => return Err(Duplicate(queue, seq)),
+                Err(at) => ledger.entries.insert(at, live),
+            }
+        }
+        ledger.live_count += 1;
+        ledger.live_bytes += u64::from(bytes);
+        ledger.multiset = ledger.multiset.wrapping_add(term);
+        ledger.next_seq = ledger.next_seq.max(seq.0 + 1);
+        ledger.touch(queue, &mut self.touched);
+        Ok(())
+    }
+
+    /// Whether the entry was live; if so it is not any more, and its key is to be removed.
+    pub(super) fn delete(&mut self, queue: QueueId, seq: Seq) -> bool {
+        let term = self.term(queue, seq);
+        let Some(ledger) = self.queues.get_mut(&queue) else { return false };
+        // A queue is mostly read in order.
+        let at = match ledger.entries.front() {
+            Some(front) if front.seq == seq.0 => Ok(0),
+            _ => ledger.entries.binary_search_by_key(&seq.0, |entry| entry.seq),
+        };
+        let Some(entry) = at.ok().and_then(|at| ledger.entries.get_mut(at)).filter(|entry| !entry.dead)
+        else {
+            return false;
+        };
+        entry.dead = true;
+        ledger.live_count -= 1;
+        ledger.live_bytes -= u64::from(entry.bytes);
+        ledger.multiset = ledger.multiset.wrapping_sub(term);
+        while ledger.entries.front().is_some_and(|entry| entry.dead) {
+            ledger.entries.pop_front();
+        }
+        if ledger.entries.len() > DEAD_MIN + 2 * ledger.live_count as usize {
+            ledger.entries.retain(|entry| !entry.dead);
+        }
+        ledger.touch(queue, &mut self.touched);
+        true
+    }
+
+    /// Remembers how far a queue was delivered; written when something else touches the queue.
+    pub(super) fn delivered_up_to(&mut self, queue: QueueId, seq: Seq) {
+        let ledger = self.queues.entry(queue).or_default();
+        ledger.delivered_up_to = ledger.delivered_up_to.max(seq.0);
+    }
+
+    /// Forgets a queue.
+    pub(super) fn drop_queue(&mut self, queue: QueueId) -> Dropped {
+        let Some(ledger) = self.queues.remove(&queue) else { return Dropped::default() };
+        let seqs = ledger.entries.iter().filter(|entry| !entry.dead).map(|entry| Seq(entry.seq)).collect();
+        Dropped { seqs, has_manifest: ledger.has_manifest }
+    }
+
+    /// Takes over what recovery found in a queue's manifest.
+    pub(super) fn recovered(&mut self, manifest: &Manifest) {
+        let ledger = self.queues.entry(manifest.queue).or_default();
+        ledger.next_seq = ledger.next_seq.max(manifest.next_seq.0);
+        ledger.delivered_up_to = manifest.delivered_up_to.0;
+        ledger.has_manifest = true;
+    }
+
+    /// Also the queues of which only the delivery mark changed; for the last commit.
+    pub(super) fn touch_all(&mut self) {
+        for (queue, ledger) in &mut self.queues {
+            if ledger.has_manifest || ledger.live_count > 0 {
+                ledger.touch(*queue, &mut self.touched);
+            }
+        }
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// The manifests of the queues that were touched since the last call.
+    pub(super) fn take_touched(&mut self, commit_seq: u64, mut write: impl FnMut(Manifest)) {
+        for queue in self.touched.drain(..) {
+            let Some(ledger) = self.queues.get_mut(&queue).filter(|ledger| ledger.touched) else { continue };
+            (ledger.touched, ledger.has_manifest) = (false, true);
+            write(ledger.manifest(queue, commit_seq));
+        }
+    }
+
+    /// A queue's counts as they are now.
+    pub(super) fn manifest(&self, queue: QueueId) -> Manifest {
+        let empty = || Manifest { queue, ..Manifest::default() };
+        self.queues.get(&queue).map_or_else(empty, |ledger| ledger.manifest(queue, 0))
+    }
+}
+
+impl QueueLedger {
+    fn touch(&mut self, queue: QueueId, touched: &mut Vec<QueueId>) {
+        if !self.touched {
+            self.touched = true;
+            touched.push(queue);
+        }
+    }
+
+    fn manifest(&self, queue: QueueId, commit_seq: u64) -> Manifest {
+        Manifest {
+            queue,
+            next_seq: Seq(self.next_seq),
+            head: Seq(self.entries.front().map_or(self.next_seq, |front| front.seq)),
+            live_count: self.live_count,
+            live_bytes: self.live_bytes,
+            multiset: self.multiset,
+            commit_seq,
+            delivered_up_to: Seq(self.delivered_up_to),
+            dropping: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::key::Secret;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const QUEUE: QueueId = QueueId(5);
+
+    fn ledger() -> Ledger {
+        Ledger::new(Some(Multiset::new(&Secret::take(&mut [4; 32]))))
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_a_plain_set(ops in proptest::collection::vec((any::<bool>(), 1u64..60), 0..200)) {
+            let (mut ledger, mut model) = (ledger(), BTreeMap::new());
+            for (put, seq) in ops {
+                if put {
+                    let fresh = !model.contains_key(&seq);
+                    // A place that was given up is not used again by the engine; skip those.
+                    if fresh && ledger.manifest(QUEUE).next_seq.0 > seq {
+                        continue;
+                    }
+                    prop_assert_eq!(ledger.put(QUEUE, Seq(seq), seq as u32).is_ok(), fresh);
+                    model.insert(seq, seq);
+                } else {
+                    prop_assert_eq!(ledger.delete(QUEUE, Seq(seq)), model.remove(&seq).is_some());
+                }
+                let manifest = ledger.manifest(QUEUE);
+                let sum = model.keys().fold(0u128, |sum, seq| sum.wrapping_add(ledger.term(QUEUE, Seq(*seq))));
+                prop_assert_eq!(manifest.live_count, model.len() as u64);
+                prop_assert_eq!(manifest.live_bytes, model.values().sum::<u64>());
+                prop_assert_eq!(manifest.multiset, sum);
+                if let Some(first) = model.keys().next() {
+                    prop_assert_eq!(manifest.head.0, *first);
+                }
+            }
+            let left: Vec<u64> = ledger.drop_queue(QUEUE).seqs.into_iter().map(|seq| seq.0).collect();
+            prop_assert_eq!(left, model.into_keys().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn an_entry_is_put_once_and_deleted_once() {
+        let mut ledger = ledger();
+        ledger.put(QUEUE, Seq(3), 1).unwrap();
+        assert_eq!(ledger.put(QUEUE, Seq(3), 1), Err(Duplicate(QUEUE, Seq(3))));
+        assert!(ledger.delete(QUEUE, Seq(3)));
+        assert!(!ledger.delete(QUEUE, Seq(3)) && !ledger.delete(QueueId(6), Seq(3)));
+    }
+
+    #[test]
+    fn one_stuck_entry_does_not_make_the_list_grow_for_ever() {
+        let mut ledger = ledger();
+        ledger.put(QUEUE, Seq(1), 1).unwrap();
+        for seq in 2..100_000 {
+            ledger.put(QUEUE, Seq(seq), 1).unwrap();
+            assert!(ledger.delete(QUEUE, Seq(seq)));
+        }
+        assert!(ledger.queues[&QUEUE].entries.len() <= DEAD_MIN + 4);
+        assert_eq!(ledger.manifest(QUEUE).head, Seq(1));
+    }
+
+    #[test]
+    fn a_touched_queue_is_written_once_per_commit() {
+        let mut ledger = ledger();
+        ledger.put(QUEUE, Seq(1), 1).unwrap();
+        ledger.put(QUEUE, Seq(2), 1).unwrap();
+        ledger.delivered_up_to(QUEUE, Seq(2));
+        let mut seen = Vec::new();
+        ledger.take_touched(9, |manifest| seen.push(manifest));
+        assert_eq!(seen.len(), 1);
+        assert_eq!((seen[0].next_seq, seen[0].commit_seq, seen[0].delivered_up_to), (Seq(3), 9, Seq(2)));
+        ledger.delivered_up_to(QUEUE, Seq(3));
+        assert!(!ledger.is_touched());
+        ledger.touch_all();
+        assert!(ledger.is_touched());
+    }
+}

@@ -1,0 +1,439 @@
+//! From the database to what the engine starts with: rows, queues in order, messages. It changes nothing.
+//!
+//! What does not open is never passed over: a row, a manifest or the commit row refuses the start; an entry
+//! or a body goes into quarantine, where it is neither delivered nor deleted (store.md 3). The manifests'
+//! sums are kept, and their verification has its place at [`Scan::manifest`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::body::SharedBody;
+use super::committer::Purge;
+use super::error::StoreError;
+use super::layout::{Family, Key, MetaKey, RowKind, parse_body, parse_entry, parse_meta};
+use super::ledger::Ledger;
+use super::record::{
+    BodyRef, CommitRow, EntryMeta, Manifest, read_body, read_commit, read_entry, read_manifest, read_row,
+};
+use super::rocks::Rocks;
+use super::sealing::{Opening, Unreadable};
+use crate::broker::id::{BodyId, QueueId, RowId, Seq};
+use crate::broker::message::Message;
+use crate::seal::envelope::{FLAG_LAST, Kind, Malformed, parse};
+use crate::seal::record::NotOpened;
+
+/// All that a store held when it was opened.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The topology, in the order of [`RowKind::ALL`].
+    pub rows: Vec<Row>,
+    /// Durable queues that ever held an entry, by id.
+    pub queues: Vec<RecoveredQueue>,
+    /// The store was closed in order; `false` after a crash.
+    pub clean: bool,
+    /// Entries that cannot be read.
+    pub quarantined: Vec<Quarantined>,
+    /// The store is new.
+    pub created: bool,
+}
+
+/// A row of the topology.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Row {
+    /// What it is.
+    pub kind: RowKind,
+    /// Its number.
+    pub id: RowId,
+    /// What the engine wrote.
+    pub plaintext: Vec<u8>,
+}
+
+/// A queue's content.
+#[derive(Debug)]
+pub struct RecoveredQueue {
+    /// Which queue.
+    pub id: QueueId,
+    /// The next place to be given out.
+    pub next_seq: Seq,
+    /// Entries up to here may have been delivered before.
+    pub delivered_up_to: Seq,
+    /// In order.
+    pub entries: Vec<RecoveredEntry>,
+}
+
+/// A message in its place.
+#[derive(Debug)]
+pub struct RecoveredEntry {
+    /// Its place in the queue.
+    pub seq: Seq,
+    /// The message.
+    pub message: Message,
+    /// The body that it shares, to be given to [`super::Appender::delete`].
+    pub shared: Option<Arc<SharedBody>>,
+    /// Its other facts.
+    pub meta: EntryMeta,
+}
+
+/// An entry that cannot be read: it stays in the store, is not delivered, and goes with its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its queue.
+    pub queue: QueueId,
+    /// Its place.
+    pub seq: Seq,
+    /// A stable code: `E_RECORD_FORGED`, `E_RECORD_DAMAGED`, `E_BODY_MISSING`, `E_BODY_SWAPPED`.
+    pub code: &'static str,
+}
+
+/// What else the committer starts with.
+pub(super) struct Restored {
+    pub(super) recovered: Recovered,
+    pub(super) ledger: Ledger,
+    pub(super) purges: Vec<Purge>,
+    pub(super) commit: CommitRow,
+    pub(super) next_body: u64,
+    pub(super) next_row: u64,
+    used_keys: HashSet<u32>,
+    /// A record does not tell its key, so none can be dropped.
+    keep_all_keys: bool,
+}
+
+impl Restored {
+    /// Whether a data key may still be needed.
+    pub(super) fn uses(&self, key_id: u32) -> bool {
+        self.keep_all_keys || self.used_keys.contains(&key_id)
+    }
+}
+
+struct Body {
+    content: Result<Message, Unreadable>,
+    reference: BodyRef,
+    entries: u32,
+}
+
+struct FoundEntry {
+    seq: Seq,
+    meta: EntryMeta,
+    content: Result<Message, BodyId>,
+}
+
+struct Scan<'a> {
+    dir: &'a Path,
+    opening: &'a mut Opening,
+    text: Vec<u8>,
+    rows: Vec<Row>,
+    manifests: BTreeMap<QueueId, Manifest>,
+    bodies: HashMap<BodyId, Body>,
+    queues: BTreeMap<QueueId, Vec<FoundEntry>>,
+    dropping: BTreeMap<QueueId, Vec<Seq>>,
+    quarantined: Vec<Quarantined>,
+    used_keys: HashSet<u32>,
+    keep_all_keys: bool,
+    missing_keys: u64,
+    missing_key: u32,
+    ledger: Ledger,
+}
+
+/// Reads the whole store. `generation` is the keyring's, `None` in a plain store.
+pub(super) fn restore(
+    dir: &Path,
+    rocks: &Rocks,
+    opening: &mut Opening,
+    ledger: Ledger,
+    generation: Option<u64>,
+) -> Result<Restored, StoreError> {
+    let mut scan = Scan {
+        dir,
+        opening,
+        text: Vec::new(),
+        rows: Vec::new(),
+        manifests: BTreeMap::new(),
+        bodies: HashMap::new(),
+        queues: BTreeMap::new(),
+        dropping: BTreeMap::new(),
+        quarantined: Vec::new(),
+        used_keys: HashSet::new(),
+        keep_all_keys: false,
+        missing_keys: 0,
+        missing_key: 0,
+        ledger,
+    };
+    let commit = scan.commit_row(rocks)?;
+    let expected = commit.map_or(0, |row| row.keyring_generation);
+    if let Some(found) = generation.filter(|found| *found < expected) {
+        return Err(StoreError::KeyringRollback { dir: dir.to_path_buf(), found, expected });
+    }
+    rocks.scan(Family::Meta, |key, value| scan.meta(key, value))?;
+    scan.bodies(rocks)?;
+    rocks.scan(Family::Entries, |key, value| scan.entry(key, value))?;
+    if scan.missing_keys > 0 {
+        let (dir, count, key_id) = (dir.to_path_buf(), scan.missing_keys, scan.missing_key);
+        return Err(StoreError::DataKeyMissing { dir, count, key_id });
+    }
+    scan.finish(commit)
+}
+
+impl Scan<'_> {
+    fn commit_row(&mut self, rocks: &Rocks) -> Result<Option<CommitRow>, StoreError> {
+        let key = Key::commit();
+        let Some(value) = rocks.value(Family::Meta, &key)? else { return Ok(None) };
+        let kinds = &[Kind::Commit];
+        let opened = self.opening.open(kinds, Family::Meta, key.as_bytes(), &value, &mut self.text);
+        let row = opened.and_then(|_| Ok(read_commit(&self.text)?));
+        row.map(Some).map_err(|e| self.refuse("the commit row", e))
+    }
+
+    fn meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let Some(parsed) = parse_meta(key) else {
+            return Err(self.refuse("the default column family", Unreadable::ForeignKey));
+        };
+        match parsed {
+            MetaKey::Commit => Ok(()),
+            MetaKey::Manifest(queue) => {
+                let opened = self.opening.open(&[Kind::Manifest], Family::Meta, key, value, &mut self.text);
+                let read = opened.and_then(|_| Ok(read_manifest(&self.text)?));
+                let manifest =
+                    read.map_err(|e| self.refuse(&format!("the manifest of queue {}", queue.0), e))?;
+                self.manifest(queue, manifest);
+                Ok(())
+            }
+            MetaKey::Row(kind, id) => {
+                let opened = self.opening.open(&[kind.sealed_as()], Family::Meta, key, value, &mut self.text);
+                let read = opened.and_then(|_| Ok(read_row(&self.text)?.to_vec()));
+                let plaintext = read.map_err(|e| self.refuse(&format!("{} {}", kind.name(), id.0), e))?;
+                self.rows.push(Row { kind, id, plaintext });
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a manifest in. Comparing its count and sum with the entries found will be done from here.
+    fn manifest(&mut self, queue: QueueId, manifest: Manifest) {
+        if manifest.dropping {
+            self.dropping.insert(queue, Vec::new());
+        } else {
+            self.ledger.recovered(&manifest);
+            self.manifests.insert(queue, manifest);
+        }
+    }
+
+    /// Notes which data key a record needs, whether it opened or not. An error that concerns the whole
+    /// store (a plain record, a missing key) is told apart from one that concerns the record alone.
+    fn note_key(&mut self, value: &[u8], error: Option<Unreadable>) -> Result<(), StoreError> {
+        match error {
+            Some(Unreadable::NotOpened(NotOpened::UnknownKey(key_id))) => {
+                self.missing_keys += 1;
+                self.missing_key = key_id;
+            }
+            Some(
+                e @ (Unreadable::SealedInPlain
+                | Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain))),
+            ) => {
+                return Err(self.refuse("a message record", e));
+            }
+            _ => {}
+        }
+        if !self.opening.is_plain() {
+            match parse(value) {
+                Ok((header, ..)) => drop(self.used_keys.insert(header.key_id)),
+                Err(_) => self.keep_all_keys = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn bodies(&mut self, rocks: &Rocks) -> Result<(), StoreError> {
+        let mut current: Option<(BodyId, Vec<u8>, Body)> = None;
+        rocks.scan(Family::Bodies, |key, value| {
+            let Some((id, chunk)) = parse_body(key) else {
+                return Err(self.refuse("the column family of bodies", Unreadable::ForeignKey));
+            };
+            if current.as_ref().is_none_or(|(current, ..)| *current != id) {
+                self.finish_body(current.take());
+            }
+            let (_, whole, body) = current.get_or_insert_with(|| {
+                let reference = BodyRef { id, bytes: 0, chunks: 0, tag: [0; 16] };
+                // Becomes a message when its last piece has been seen.
+                (id, Vec::new(), Body { content: Err(Unreadable::BodyCut), reference, entries: 0 })
+            });
+            let kinds = &[Kind::Body, Kind::BodyChunk];
+            let opened = self.opening.open(kinds, Family::Bodies, key, value, &mut self.text);
+            self.note_key(value, opened.err())?;
+            let in_order = chunk == body.reference.chunks;
+            body.reference.chunks = chunk.saturating_add(1);
+            match opened {
+                Ok(facts) if in_order => {
+                    whole.extend_from_slice(&self.text);
+                    body.reference.tag = facts.tag;
+                    if facts.flags & FLAG_LAST != 0 || self.opening.is_plain() {
+                        body.content = read_body(whole).map_err(Unreadable::Content);
+                    }
+                }
+                Ok(_) => body.content = Err(Unreadable::BodyCut),
+                Err(e) => body.content = Err(e),
+            }
+            Ok(())
+        })?;
+        self.finish_body(current);
+        Ok(())
+    }
+
+    fn finish_body(&mut self, body: Option<(BodyId, Vec<u8>, Body)>) {
+        if let Some((id, _, mut body)) = body {
+            body.reference.bytes = body.content.as_ref().map_or(0, |message| message.size_bytes() as u32);
+            self.bodies.insert(id, body);
+        }
+    }
+
+    fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let Some((queue, seq)) = parse_entry(key) else {
+            return Err(self.refuse("the column family of entries", Unreadable::ForeignKey));
+        };
+        let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
+        self.note_key(value, opened.err())?;
+        if let Some(seqs) = self.dropping.get_mut(&queue) {
+            seqs.push(seq);
+            return Ok(());
+        }
+        let entry = opened.and_then(|_| Ok(read_entry(&self.text)?));
+        let found = entry.and_then(|entry| {
+            let content = match entry.content {
+                Ok(message) => Ok(message),
+                Err(reference) => Err(self.claim(reference)?),
+            };
+            Ok(FoundEntry { seq, meta: entry.meta, content })
+        });
+        let bytes = match &found {
+            Ok(FoundEntry { content: Ok(message), .. }) => message.size_bytes() as u32,
+            Ok(FoundEntry { content: Err(body), .. }) => {
+                self.bodies.get(body).map_or(0, |body| body.reference.bytes)
+            }
+            Err(_) => 0,
+        };
+        self.ledger.put(queue, seq, bytes).map_err(|e| StoreError::MetadataDamaged {
+            dir: self.dir.to_path_buf(),
+            record: format!("queue {}", queue.0),
+            reason: e.to_string(),
+        })?;
+        match found {
+            Ok(entry) => self.queues.entry(queue).or_default().push(entry),
+            Err(e) => self.quarantined.push(Quarantined { queue, seq, code: e.code() }),
+        }
+        Ok(())
+    }
+
+    /// Counts an entry for the body that it names, if that is there, sound and the one that was meant.
+    fn claim(&mut self, wanted: BodyRef) -> Result<BodyId, Unreadable> {
+        let body = self.bodies.get_mut(&wanted.id).ok_or(Unreadable::BodyMissing)?;
+        if let Err(e) = body.content {
+            return Err(e);
+        }
+        if body.reference != wanted {
+            return Err(Unreadable::BodySwapped);
+        }
+        body.entries += 1;
+        Ok(wanted.id)
+    }
+
+    fn finish(mut self, commit: Option<CommitRow>) -> Result<Restored, StoreError> {
+        let is_empty = self.rows.is_empty()
+            && self.manifests.is_empty()
+            && self.dropping.is_empty()
+            && self.bodies.is_empty()
+            && self.queues.is_empty()
+            && self.quarantined.is_empty();
+        if commit.is_none() && !is_empty {
+            return Err(StoreError::MetadataDamaged {
+                dir: self.dir.to_path_buf(),
+                record: "the commit row".into(),
+                reason: "it is missing, and the store is not empty".into(),
+            });
+        }
+        let created = commit.is_none();
+        let commit = commit.unwrap_or_default();
+        let purges = self.purges();
+        // A quarantined entry may name a body that now looks like nobody's.
+        let next_body = self.bodies.keys().map(|id| id.0 + 1).fold(commit.body_id_next.max(1), u64::max);
+        let ids = self.rows.iter().map(|row| row.id.0);
+        let queue_ids =
+            self.manifests.keys().chain(self.queues.keys()).chain(self.dropping.keys()).map(|id| id.0);
+        let next_row = ids.chain(queue_ids).map(|id| id + 1).fold(commit.row_id_next.max(1), u64::max);
+        // What recovery found is what the manifests say; they need no rewriting.
+        self.ledger.take_touched(commit.commit_seq, |_| {});
+        let (used_keys, keep_all_keys) = (std::mem::take(&mut self.used_keys), self.keep_all_keys);
+        let rows = std::mem::take(&mut self.rows);
+        let quarantined = std::mem::take(&mut self.quarantined);
+        let queues = self.take_queues(&quarantined);
+        let recovered = Recovered { rows, queues, clean: commit.clean, quarantined, created };
+        let ledger = self.ledger;
+        Ok(Restored { recovered, ledger, purges, commit, next_body, next_row, used_keys, keep_all_keys })
+    }
+
+    /// What a crash left to be cleared away: the rest of dropped queues, and bodies without entries.
+    fn purges(&self) -> Vec<Purge> {
+        let mut purges: Vec<Purge> = self
+            .dropping
+            .iter()
+            .map(|(queue, seqs)| Purge {
+                queue: *queue,
+                seqs: seqs.iter().copied().collect(),
+                ..Purge::default()
+            })
+            .collect();
+        if self.quarantined.is_empty() {
+            let orphans = self.bodies.values().filter(|body| body.entries == 0);
+            let keys =
+                orphans.flat_map(|body| (0..body.reference.chunks).map(|chunk| (body.reference.id, chunk)));
+            let purge = Purge { orphans: keys.collect(), ..Purge::default() };
+            purges.extend((!purge.orphans.is_empty()).then_some(purge));
+        }
+        purges
+    }
+
+    fn take_queues(&mut self, quarantined: &[Quarantined]) -> Vec<RecoveredQueue> {
+        let mut found = std::mem::take(&mut self.queues);
+        let known = self.manifests.keys().copied().chain(quarantined.iter().map(|entry| entry.queue));
+        for queue in known {
+            found.entry(queue).or_default();
+        }
+        let mut shared: HashMap<BodyId, Arc<SharedBody>> = HashMap::new();
+        for (id, body) in self.bodies.drain().filter(|(_, body)| body.entries > 0) {
+            if let Ok(message) = body.content {
+                shared.insert(id, Arc::new(SharedBody::recovered(body.reference, message, body.entries)));
+            }
+        }
+        let queue = |(id, entries): (QueueId, Vec<FoundEntry>)| {
+            let entries = entries.into_iter().filter_map(|FoundEntry { seq, meta, content }| {
+                let (message, shared) = match content {
+                    Ok(message) => (message, None),
+                    Err(body) => {
+                        shared.get(&body).map(|body| (body.message().clone(), Some(Arc::clone(body))))?
+                    }
+                };
+                Some(RecoveredEntry { seq, message, shared, meta })
+            });
+            let manifest = self.ledger.manifest(id);
+            let next_seq = manifest.next_seq.max(Seq(1));
+            let entries = entries.collect();
+            RecoveredQueue { id, next_seq, delivered_up_to: manifest.delivered_up_to, entries }
+        };
+        found.into_iter().map(queue).collect()
+    }
+
+    fn refuse(&self, record: &str, error: Unreadable) -> StoreError {
+        let dir = self.dir.to_path_buf();
+        match error {
+            Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain)) => {
+                StoreError::PlainInSealed { dir, what: record.into(), found: "plain", wanted: "sealed" }
+            }
+            Unreadable::SealedInPlain => {
+                StoreError::PlainInSealed { dir, what: record.into(), found: "sealed", wanted: "plain" }
+            }
+            Unreadable::NotOpened(NotOpened::UnknownKey(key_id)) => {
+                StoreError::DataKeyMissing { dir, count: 1, key_id }
+            }
+            e => StoreError::MetadataDamaged { dir, record: record.into(), reason: e.to_string() },
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! RocksDB, and the only file that names it: options, one synced batch, scans (store.md 5.4).
+
+use std::path::{Path, PathBuf};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use super::error::StoreError;
+use super::layout::{Family, Key};
+
+const MIB: usize = 1024 * 1024;
+/// Values above this go to blob files, so that compaction does not copy bodies.
+const BLOB_BYTES_MIN: u64 = 4096;
+/// How much of a scan is read ahead, in bytes.
+const SCAN_READAHEAD_BYTES: usize = 2 * MIB;
+
+/// RocksDB's own words about a failure; they hold no keys and no values.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct RocksError(String);
+
+impl From<rocksdb::Error> for RocksError {
+    fn from(error: rocksdb::Error) -> RocksError {
+        RocksError(error.into_string())
+    }
+}
+
+/// The open database. RocksDB's LOCK file is held until it is dropped.
+pub(super) struct Rocks {
+    db: DB,
+    path: PathBuf,
+}
+
+/// What one commit changes.
+pub(super) struct Batch<'a> {
+    inner: WriteBatch,
+    families: [&'a ColumnFamily; 3],
+}
+
+impl Rocks {
+    /// Opens or creates the database; all logs go to `tracing`, none to a file.
+    pub(super) fn open(path: &Path) -> Result<Rocks, StoreError> {
+        let open = || -> Result<DB, RocksError> {
+            let cache = Cache::new_hyper_clock_cache(128 * MIB, 16 * 1024);
+            let families = Family::ALL
+                .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
+            Ok(DB::open_cf_descriptors(&db_options()?, path, families)?)
+        };
+        let db = open().map_err(|e| database_error(path, &e))?;
+        Ok(Rocks { db, path: path.to_path_buf() })
+    }
+
+    fn family(&self, family: Family) -> Result<&ColumnFamily, RocksError> {
+        let missing = || RocksError(format!("column family {} is missing", family.name()));
+        self.db.cf_handle(family.name()).ok_or_else(missing)
+    }
+
+    /// An empty batch.
+    pub(super) fn batch(&self, capacity_bytes: usize) -> Result<Batch<'_>, RocksError> {
+        let [meta, entries, bodies] = Family::ALL;
+        let families = [self.family(meta)?, self.family(entries)?, self.family(bodies)?];
+        Ok(Batch { inner: WriteBatch::with_capacity_bytes(capacity_bytes), families })
+    }
+
+    /// Writes the batch as one, and returns when it is on the disk.
+    pub(super) fn write(&self, batch: Batch<'_>) -> Result<(), RocksError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        Ok(self.db.write_opt(batch.inner, &options)?)
+    }
+
+    /// One value.
+    pub(super) fn value(&self, family: Family, key: &Key) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = || Ok(self.db.get_cf(self.family(family)?, key.as_bytes())?);
+        read().map_err(|e: RocksError| database_error(&self.path, &e))
+    }
+
+    /// Shows every key and value of a family, in order.
+    pub(super) fn scan(
+        &self,
+        family: Family,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let failed = |e: &RocksError| database_error(&self.path, e);
+        let mut options = ReadOptions::default();
+        options.set_verify_checksums(true);
+        options.fill_cache(false);
+        options.set_readahead_size(SCAN_READAHEAD_BYTES);
+        let handle = self.family(family).map_err(|e| failed(&e))?;
+        let mut rows = self.db.raw_iterator_cf_opt(handle, options);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            visit(key, value)?;
+            rows.next();
+        }
+        rows.status().map_err(|e| failed(&e.into()))
+    }
+}
+
+impl<'a> Batch<'a> {
+    fn family(&self, family: Family) -> &'a ColumnFamily {
+        let [meta, entries, bodies] = self.families;
+        match family {
+            Family::Meta => meta,
+            Family::Entries => entries,
+            Family::Bodies => bodies,
+        }
+    }
+
+    pub(super) fn put(&mut self, family: Family, key: &Key, value: &[u8]) {
+        self.inner.put_cf(self.family(family), key.as_bytes(), value);
+    }
+
+    /// Removes a key that may have been written several times.
+    pub(super) fn delete(&mut self, family: Family, key: &Key) {
+        self.inner.delete_cf(self.family(family), key.as_bytes());
+    }
+
+    /// Removes a key that was written exactly once. Anything else is undefined (store.md 5.3, rule 5).
+    pub(super) fn delete_once(&mut self, family: Family, key: &Key) {
+        self.inner.single_delete_cf(self.family(family), key.as_bytes());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.inner.is_empty()
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        self.inner.size_in_bytes()
+    }
+}
+
+fn database_error(path: &Path, error: &RocksError) -> StoreError {
+    // RocksDB tells a held lock by its text only.
+    if error.0.contains("lock hold by current process") || error.0.contains("While lock file") {
+        return StoreError::Locked { dir: path.to_path_buf() };
+    }
+    StoreError::Database { path: path.to_path_buf(), reason: error.to_string() }
+}
+
+fn db_options() -> Result<Options, RocksError> {
+    // Without this the host's name is written into every SST file.
+    let mut options = Options::default().get_options_from_string("db_host_id=;")?;
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    // A torn last record is what a crash leaves behind; anything else in the log is an error.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_paranoid_checks(true);
+    options.set_max_open_files(512);
+    // A small column family that never flushes would otherwise keep the whole log alive.
+    options.set_max_total_wal_size(256 * MIB as u64);
+    options.set_db_write_buffer_size(256 * MIB);
+    options.set_max_background_jobs(2);
+    options.set_bytes_per_sync(MIB as u64);
+    options.set_wal_bytes_per_sync(512 * 1024);
+    options.set_keep_log_file_num(1);
+    options.set_recycle_log_file_num(0);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_write_dbid_to_manifest(true);
+    options.set_avoid_unnecessary_blocking_io(true);
+    options.set_skip_stats_update_on_db_open(true);
+    // RocksDB prints host name and paths in header lines whatever the level, so the level is checked here.
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, |level, text| match level {
+        LogLevel::Warn => tracing::warn!(target: "sealmq::store::rocks", "{}", text.trim_end()),
+        LogLevel::Error | LogLevel::Fatal => {
+            tracing::error!(target: "sealmq::store::rocks", "{}", text.trim_end())
+        }
+        _ => {}
+    }));
+    Ok(options)
+}
+
+fn family_options(family: Family, cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_block_size(16 * 1024);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    // Ciphertext does not compress.
+    options.set_compression_type(DBCompressionType::None);
+    options.set_bottommost_compression_type(DBCompressionType::None);
+    if family == Family::Meta {
+        options.set_write_buffer_size(8 * MIB);
+        return options;
+    }
+    options.set_write_buffer_size(64 * MIB);
+    options.set_max_write_buffer_number(4);
+    options.set_target_file_size_base(32 * MIB as u64);
+    if family == Family::Bodies {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB_BYTES_MIN);
+        options.set_blob_file_size(64 * MIB as u64);
+        options.set_blob_compression_type(DBCompressionType::None);
+        options.set_enable_blob_gc(true);
+        options.set_blob_gc_age_cutoff(0.5);
+        options.set_blob_gc_force_threshold(0.5);
+    }
+    options
+}

@@ -1,0 +1,150 @@
+//! Records to values and back, in either mode: sealed, or plain with a line of JSON in front (record.rs).
+
+use super::layout::{Family, Key};
+use super::record::{BadContent, Padding, Record};
+use crate::seal::envelope::{HEADER_BYTES, Kind, Malformed, VERSION_PLAIN};
+use crate::seal::nonce::NoRandomness;
+use crate::seal::record::{NotOpened, Opener, Sealer};
+use crate::seal::xaes::{Tag, TooLong};
+
+/// Makes values of records.
+pub(super) enum Sealing {
+    /// The null sealer of a plain-insecure store.
+    Plain,
+    /// K_meta for the default column family, the current data key for the others.
+    Sealed { meta: Sealer, data: Sealer },
+}
+
+impl Sealing {
+    /// Fresh nonce prefixes; to be called before each commit.
+    pub(super) fn renew(&mut self) -> Result<(), NoRandomness> {
+        match self {
+            Sealing::Plain => Ok(()),
+            Sealing::Sealed { meta, data } => meta.renew().and_then(|()| data.renew()),
+        }
+    }
+
+    pub(super) fn padding(&self) -> Padding {
+        match self {
+            Sealing::Plain => Padding::None,
+            Sealing::Sealed { .. } => Padding::Padme,
+        }
+    }
+
+    /// Makes `value` what is to be stored at the key; gives the record's tag.
+    pub(super) fn seal(
+        &self,
+        record: &impl Record,
+        family: Family,
+        key: &Key,
+        value: &mut Vec<u8>,
+    ) -> Result<Tag, TooLong> {
+        value.clear();
+        match self {
+            Sealing::Plain => {
+                value.push(VERSION_PLAIN);
+                value.extend_from_slice(record.describe().to_string().as_bytes());
+                value.push(b'\n');
+                record.write(Padding::None, value);
+                Ok(Tag::default())
+            }
+            Sealing::Sealed { meta, data } => {
+                let sealer = if family == Family::Meta { meta } else { data };
+                seal_with(sealer, record, family, key, value)
+            }
+        }
+    }
+}
+
+/// Seals one record under a given sealer; `value` must be empty.
+pub(super) fn seal_with(
+    sealer: &Sealer,
+    record: &impl Record,
+    family: Family,
+    key: &Key,
+    value: &mut Vec<u8>,
+) -> Result<Tag, TooLong> {
+    value.resize(HEADER_BYTES, 0);
+    record.write(Padding::Padme, value);
+    sealer.seal(record.kind(), record.flags(), family.place(key.as_bytes()), value)
+}
+
+/// Why a value cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error(transparent)]
+    NotOpened(#[from] NotOpened),
+    #[error("a sealed record in a plain store")]
+    SealedInPlain,
+    #[error("a plain record without its line of JSON")]
+    NoHead,
+    #[error(transparent)]
+    Content(#[from] BadContent),
+    #[error("a key that no record has")]
+    ForeignKey,
+    #[error("the body that it names is not there")]
+    BodyMissing,
+    #[error("the body that it names is another one")]
+    BodySwapped,
+    #[error("pieces of the body are missing")]
+    BodyCut,
+}
+
+impl Unreadable {
+    /// The stable code of a quarantined message.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Unreadable::NotOpened(NotOpened::Forged) => "E_RECORD_FORGED",
+            Unreadable::NotOpened(NotOpened::UnknownKey(_)) => "E_DEK_MISSING",
+            Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain)) => "E_PLAIN_IN_SEALED",
+            Unreadable::SealedInPlain => "E_PLAIN_IN_SEALED",
+            Unreadable::BodyMissing | Unreadable::BodyCut => "E_BODY_MISSING",
+            Unreadable::BodySwapped => "E_BODY_SWAPPED",
+            _ => "E_RECORD_DAMAGED",
+        }
+    }
+}
+
+/// What is known of a value that opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) key_id: u32,
+    pub(super) flags: u8,
+    pub(super) tag: Tag,
+}
+
+/// Makes records of values.
+pub(super) enum Opening {
+    Plain,
+    Sealed(Box<Opener>),
+}
+
+impl Opening {
+    /// Reads the plaintext of the value at a key into `text`.
+    pub(super) fn open(
+        &mut self,
+        kinds: &[Kind],
+        family: Family,
+        key: &[u8],
+        value: &[u8],
+        text: &mut Vec<u8>,
+    ) -> Result<Facts, Unreadable> {
+        text.clear();
+        match self {
+            Opening::Sealed(opener) => {
+                let opened = opener.open(kinds, family.place(key), value, text)?;
+                Ok(Facts { key_id: opened.header.key_id, flags: opened.header.flags, tag: opened.tag })
+            }
+            Opening::Plain => {
+                let rest = value.strip_prefix(&[VERSION_PLAIN]).ok_or(Unreadable::SealedInPlain)?;
+                let at = rest.iter().position(|byte| *byte == b'\n').ok_or(Unreadable::NoHead)?;
+                text.extend_from_slice(rest.get(at + 1..).unwrap_or_default());
+                Ok(Facts::default())
+            }
+        }
+    }
+
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Opening::Plain)
+    }
+}

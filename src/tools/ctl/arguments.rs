@@ -1,0 +1,188 @@
+//! The command line: rabbitmqctl's verbs and flags, before or after the verb. Nothing is done here.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The name that the program was called by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Its own.
+    SealmqCtl,
+    /// `rabbitmqctl` or `rabbitmq-diagnostics`: whoever calls those compares RabbitMQ's versions.
+    RabbitMq,
+}
+
+impl Program {
+    /// Decides by the file name of `argv[0]`.
+    pub fn of(called: Option<&Path>) -> Program {
+        match called.and_then(Path::file_stem).and_then(|name| name.to_str()) {
+            Some(name) if name.starts_with("rabbitmq") => Program::RabbitMq,
+            _ => Program::SealmqCtl,
+        }
+    }
+}
+
+/// Asks a running SealMQ broker, in the way of rabbitmqctl and rabbitmq-diagnostics.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sealmqctl",
+    subcommand_required = true,
+    after_help = "Exit codes: 0 done, 64 usage, 65 not found, 69 unavailable or a check failed, 70 internal fault, \
+                  75 timed out, 78 configuration."
+)]
+pub struct Arguments {
+    /// Flags of every verb.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Flags of every verb.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// No informational lines
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// No informational lines and no table headers
+    #[arg(short, long, global = true)]
+    pub silent: bool,
+    /// Virtual host
+    #[arg(short = 'p', long, global = true, default_value = "/", value_name = "VHOST")]
+    pub vhost: String,
+    /// Seconds to wait for the broker, or `infinity`
+    #[arg(short, long, global = true, value_parser = parse_timeout, value_name = "SECONDS")]
+    pub timeout: Option<Duration>,
+    /// No table headers
+    #[arg(long, global = true)]
+    pub no_table_headers: bool,
+    /// How results look
+    #[arg(long, global = true, value_enum, default_value = "table")]
+    pub formatter: Formatter,
+    /// Control socket; found by itself when the broker uses the default place or the usual configuration
+    #[arg(long, global = true, env = "SEALMQ_CONTROL_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Configuration file that names the control socket or the data directory
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Accepted and ignored: the broker is always the one on this host
+    #[arg(short, long, global = true, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Accepted and ignored
+    #[arg(short, long, global = true)]
+    pub longnames: bool,
+}
+
+/// How results look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Formatter {
+    /// Columns separated by tabs
+    Table,
+    /// Columns in boxes
+    PrettyTable,
+    /// Quoted values separated by commas
+    Csv,
+    /// One JSON array
+    Json,
+    /// One JSON object per row
+    JsonStream,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "snake_case")]
+pub enum Verb {
+    /// Checks that the broker answers and its store takes writes
+    Ping,
+    /// Shows the broker's state
+    Status,
+    /// Lists queues
+    ListQueues {
+        /// name durable auto_delete exclusive arguments messages_ready messages_unacknowledged messages consumers
+        /// state type memory; by default name and messages
+        columns: Vec<String>,
+    },
+    /// Lists exchanges
+    ListExchanges {
+        /// name type durable auto_delete internal arguments; by default name and type
+        columns: Vec<String>,
+    },
+    /// Lists bindings
+    ListBindings {
+        /// source_name source_kind destination_name destination_kind routing_key arguments; by default all
+        columns: Vec<String>,
+    },
+    /// Shows everything a maintainer would ask for
+    Report,
+    /// Waits until the broker serves
+    AwaitStartup,
+    /// Prints the version
+    Version,
+    /// Checks that the broker is fully started
+    CheckRunning,
+    /// Checks that each listener accepts connections
+    CheckPortConnectivity,
+    /// Checks that no resource alarm is in effect
+    CheckLocalAlarms,
+}
+
+// A hundred years are as good as for ever, and fit every clock.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    if text == "infinity" {
+        return Ok(FOREVER);
+    }
+    let seconds: f64 = text.parse().map_err(|_| "seconds or infinity".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map(|t| t.min(FOREVER)).map_err(|e| e.to_string())
+}
+
+impl Common {
+    /// Whether the sentence before a result is left out; machine formats never have it.
+    pub fn is_quiet(&self) -> bool {
+        let for_people = matches!(self.formatter, Formatter::Table | Formatter::PrettyTable);
+        self.quiet || self.silent || !for_people
+    }
+
+    /// Whether tables have a header line.
+    pub fn has_headers(&self) -> bool {
+        !self.silent && !self.no_table_headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_stand_before_or_after_the_verb() {
+        for line in
+            ["x -q -t 5 list_queues name", "x list_queues -q --timeout 5 name", "x list_queues name -q -t5"]
+        {
+            let parsed = Arguments::try_parse_from(line.split(' ')).unwrap();
+            assert!(parsed.common.quiet, "{line}");
+            assert_eq!(parsed.common.timeout, Some(Duration::from_secs(5)), "{line}");
+            assert!(matches!(parsed.verb, Verb::ListQueues { columns } if columns == ["name"]), "{line}");
+        }
+    }
+
+    #[test]
+    fn knows_by_what_name_it_was_called() {
+        let of = |name: &str| Program::of(Some(Path::new(name)));
+        assert_eq!(of("/usr/sbin/rabbitmq-diagnostics"), Program::RabbitMq);
+        assert_eq!(of("rabbitmqctl"), Program::RabbitMq);
+        assert_eq!(of("/usr/bin/sealmqctl"), Program::SealmqCtl);
+    }
+
+    #[test]
+    fn timeouts_are_seconds_or_infinity() {
+        assert_eq!(parse_timeout("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_timeout("infinity"), Ok(FOREVER));
+        assert_eq!(parse_timeout("1e300").ok(), None);
+        assert!(parse_timeout("-1").is_err() && parse_timeout("soon").is_err());
+    }
+}

@@ -1,0 +1,369 @@
+//! One function per verb: ask, then print in rabbitmqctl's words.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::arguments::{Arguments, Common, Formatter, Program, Verb};
+use super::listing::{self, Kind};
+use super::{Failure, status};
+use crate::server::config::{Sources, control_socket_candidates, node_name};
+use crate::server::control::{self, Request};
+use crate::server::{self, PRODUCT_VERSION_DEFAULT, SEALMQ_VERSION};
+
+/// rabbitmqctl's time-out for most verbs.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// rabbitmqctl's time-out for `await_startup`.
+const STARTUP_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+
+/// Between two looks at a broker that is starting: there is no event to wait for before its socket exists.
+const STARTUP_POLL: Duration = Duration::from_millis(100);
+
+type Done = Result<(), Failure>;
+
+/// Runs the verb; what it prints goes to `out`.
+pub async fn run(program: Program, arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let common = &arguments.common;
+    match &arguments.verb {
+        Verb::Ping => ping(common, out).await,
+        Verb::Status => show_status(common, out).await,
+        Verb::ListQueues { columns } => {
+            let columns = listing::columns(&listing::QUEUES, columns)?;
+            if !common.is_quiet() {
+                writeln!(out, "Timeout: {:.1} seconds ...", timeout(common).as_secs_f64())?;
+            }
+            prelude(common, out, &format!("Listing queues for vhost {} ...", shown_vhost(common)))?;
+            list(Request::ListQueues { vhost: common.vhost.clone() }, &columns, common, out).await
+        }
+        Verb::ListExchanges { columns } => {
+            let columns = listing::columns(&listing::EXCHANGES, columns)?;
+            prelude(common, out, &format!("Listing exchanges for vhost {} ...", shown_vhost(common)))?;
+            list(Request::ListExchanges { vhost: common.vhost.clone() }, &columns, common, out).await
+        }
+        Verb::ListBindings { columns } => {
+            let columns = listing::columns(&listing::BINDINGS, columns)?;
+            // RabbitMQ writes no space here.
+            prelude(common, out, &format!("Listing bindings for vhost {}...", shown_vhost(common)))?;
+            list(Request::ListBindings { vhost: common.vhost.clone() }, &columns, common, out).await
+        }
+        Verb::Report => report(common, out).await,
+        Verb::AwaitStartup => await_startup(common).await,
+        Verb::Version => {
+            let version = match program {
+                Program::SealmqCtl => SEALMQ_VERSION,
+                Program::RabbitMq => PRODUCT_VERSION_DEFAULT,
+            };
+            Ok(writeln!(out, "{version}")?)
+        }
+        Verb::CheckRunning => check_running(common, out).await,
+        Verb::CheckPortConnectivity => check_port_connectivity(common, out).await,
+        Verb::CheckLocalAlarms => check_local_alarms(common, out).await,
+    }
+}
+
+async fn ping(common: &Common, out: &mut dyn Write) -> Done {
+    let node = node_name();
+    let timeout_ms = timeout(common).as_millis();
+    prelude(
+        common,
+        out,
+        &format!(
+            "Will ping {node}. This checks that the broker answers and its store takes writes. Timeout: {timeout_ms} ms."
+        ),
+    )?;
+    match ask(common, &Request::Ping).await {
+        Ok(_) => Ok(writeln!(out, "Ping succeeded")?),
+        Err(Failure::Broker(error @ server::Error::ControlTimeout { .. })) => {
+            Err(Failure::Check(format!("Failed to connect to {node} in {timeout_ms} ms: {error}")))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn show_status(common: &Common, out: &mut dyn Write) -> Done {
+    prelude(common, out, &format!("Status of node {} ...", node_name()))?;
+    let picture = ask(common, &Request::Status).await?;
+    match common.formatter {
+        Formatter::Json | Formatter::JsonStream => Ok(writeln!(out, "{picture}")?),
+        Formatter::Table | Formatter::PrettyTable | Formatter::Csv => Ok(status::write(&picture, out)?),
+    }
+}
+
+async fn list(request: Request, columns: &[String], common: &Common, out: &mut dyn Write) -> Done {
+    let Value::Array(rows) = ask(common, &request).await? else { return Err(Failure::Answer("list")) };
+    Ok(listing::write(&rows, columns, common, out)?)
+}
+
+async fn report(common: &Common, out: &mut dyn Write) -> Done {
+    let node = node_name();
+    prelude(common, out, &format!("Reporting server status of node {node} ..."))?;
+    let picture = ask(common, &Request::Status).await?;
+    writeln!(out, "\nStatus of node {node} ...")?;
+    status::write(&picture, out)?;
+    writeln!(out, "\nApplication environment of node {node} ...")?;
+    status::write_environment(&picture, out)?;
+    let vhost = common.vhost.clone();
+    let lists = [
+        ("queues", Request::ListQueues { vhost: vhost.clone() }, &listing::QUEUES),
+        ("exchanges", Request::ListExchanges { vhost: vhost.clone() }, &listing::EXCHANGES),
+        ("bindings", Request::ListBindings { vhost }, &listing::BINDINGS),
+    ];
+    for (what, request, Kind { columns, .. }) in lists {
+        writeln!(out, "\nListing {what} for vhost {} ...", shown_vhost(common))?;
+        let columns: Vec<String> = columns.iter().map(|c| c.to_string()).collect();
+        list(request, &columns, common, out).await?;
+    }
+    Ok(())
+}
+
+async fn await_startup(common: &Common) -> Done {
+    let patience = common.timeout.unwrap_or(STARTUP_TIMEOUT_DEFAULT);
+    let deadline = Instant::now() + patience;
+    loop {
+        let problem = match ask(common, &Request::Status).await {
+            Ok(picture) if is_running(&picture)? => return Ok(()),
+            Ok(_) => "it is still starting".to_owned(),
+            Err(Failure::Broker(error)) => error.to_string(),
+            Err(other) => return Err(other),
+        };
+        if Instant::now() + STARTUP_POLL > deadline {
+            let seconds = patience.as_secs_f64();
+            return Err(Failure::TimedOut(format!(
+                "the broker did not start within {seconds:.1} s: {problem}"
+            )));
+        }
+        tokio::time::sleep(STARTUP_POLL).await;
+    }
+}
+
+async fn check_running(common: &Common, out: &mut dyn Write) -> Done {
+    let node = node_name();
+    prelude(common, out, &format!("Checking if RabbitMQ is running on node {node} ..."))?;
+    if !is_running(&ask(common, &Request::Status).await?)? {
+        return Err(Failure::Check(format!(
+            "RabbitMQ on node {node} is not running or has not fully booted yet"
+        )));
+    }
+    Ok(prelude(common, out, &format!("RabbitMQ on node {node} is fully booted and running"))?)
+}
+
+async fn check_local_alarms(common: &Common, out: &mut dyn Write) -> Done {
+    let node = node_name();
+    prelude(common, out, &format!("Asking node {node} to report any local resource alarms ..."))?;
+    let picture = ask(common, &Request::Status).await?;
+    let alarms = picture.get("alarms").and_then(Value::as_array).ok_or(Failure::Answer("alarms"))?;
+    if !alarms.is_empty() {
+        let names: Vec<&str> = alarms.iter().filter_map(Value::as_str).collect();
+        return Err(Failure::Check(format!(
+            "Node {node} reported the following local alarms: {}",
+            names.join(", ")
+        )));
+    }
+    Ok(prelude(common, out, &format!("Node {node} reported no local alarms"))?)
+}
+
+async fn check_port_connectivity(common: &Common, out: &mut dyn Write) -> Done {
+    let node = node_name();
+    prelude(common, out, &format!("Testing TCP connections to all active listeners on node {node} ..."))?;
+    let picture = ask(common, &Request::Status).await?;
+    let listeners = picture.get("listeners").and_then(Value::as_array).ok_or(Failure::Answer("listeners"))?;
+    let mut ports = Vec::new();
+    for listener in listeners {
+        let interface = listener.get("interface").and_then(Value::as_str).unwrap_or_default();
+        let port = listener.get("port").and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok());
+        let port = port.ok_or(Failure::Answer("listeners.port"))?;
+        connect(interface, port, timeout(common)).await?;
+        ports.push(port.to_string());
+    }
+    if ports.is_empty() {
+        return Err(Failure::Check(format!("Node {node} has no active listener")));
+    }
+    Ok(prelude(
+        common,
+        out,
+        &format!("Successfully connected to ports {} on node {node}.", ports.join(", ")),
+    )?)
+}
+
+async fn connect(interface: &str, port: u16, patience: Duration) -> Done {
+    let bare = interface.trim_start_matches('[').trim_end_matches(']');
+    let host = match bare {
+        "" | "::" | "0.0.0.0" => "127.0.0.1",
+        named => named,
+    };
+    match tokio::time::timeout(patience, tokio::net::TcpStream::connect((host, port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(Failure::Check(format!("cannot connect to {host} port {port}: {error}"))),
+        Err(_) => Err(Failure::Check(format!("cannot connect to {host} port {port}: no answer in time"))),
+    }
+}
+
+fn is_running(picture: &Value) -> Result<bool, Failure> {
+    picture.get("running").and_then(Value::as_bool).ok_or(Failure::Answer("running"))
+}
+
+fn timeout(common: &Common) -> Duration {
+    common.timeout.unwrap_or(TIMEOUT_DEFAULT)
+}
+
+fn shown_vhost(common: &Common) -> String {
+    listing::printable(&common.vhost)
+}
+
+fn prelude(common: &Common, out: &mut dyn Write, sentence: &str) -> std::io::Result<()> {
+    if common.is_quiet() { Ok(()) } else { writeln!(out, "{sentence}") }
+}
+
+// The first place where a broker can be connected to; which one it uses is known for sure only to the broker.
+async fn ask(common: &Common, request: &Request) -> Result<Value, Failure> {
+    let places: Vec<PathBuf> = match &common.socket {
+        Some(path) => vec![path.clone()],
+        None => control_socket_candidates(&Sources::of_process(common.config.clone())),
+    };
+    let mut unreachable = None;
+    for path in &places {
+        match control::ask(path, request, timeout(common)).await {
+            Err(error @ server::Error::ControlSocket { .. }) => {
+                // A socket that is there and refuses tells more than one that is not.
+                if unreachable.is_none() || path.exists() {
+                    unreachable = Some(error);
+                }
+            }
+            answer => return Ok(answer?),
+        }
+    }
+    Err(unreachable.map_or(Failure::Answer("control socket"), Failure::Broker))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::sync::Arc;
+
+    use crate::server::control::ControlListener;
+    use crate::server::control::tests::OneQueue;
+    use crate::tools::ctl::{exit, run};
+
+    struct Broker(tempfile::TempDir);
+
+    impl Broker {
+        fn start(healthy: bool) -> Broker {
+            let folder = tempfile::tempdir().unwrap();
+            let listener = ControlListener::bind(&folder.path().join("s")).unwrap();
+            tokio::spawn(crate::server::control::serve(
+                listener,
+                Arc::new(OneQueue { healthy }),
+                std::future::pending(),
+            ));
+            Broker(folder)
+        }
+
+        // (exit code, standard output, standard error); node names are made the same everywhere.
+        async fn ctl(&self, line: &str) -> (u8, String, String) {
+            let socket = self.0.path().join("s").display().to_string();
+            let mut words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            words.splice(1..1, ["--socket".into(), socket.into()]);
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let code = run(words, &mut out, &mut err).await;
+            let text = |bytes| String::from_utf8(bytes).unwrap().replace(&super::node_name(), "NODE");
+            (code, text(out), text(err))
+        }
+    }
+
+    #[tokio::test]
+    async fn pings_as_the_labs_health_check_does() {
+        let broker = Broker::start(true);
+        let (code, out, err) = broker.ctl("rabbitmq-diagnostics -q ping").await;
+        assert_eq!((code, out.as_str(), err.as_str()), (exit::OK, "Ping succeeded\n", ""));
+        let (code, out, err) = Broker::start(false).ctl("sealmqctl ping").await;
+        assert_eq!(code, exit::UNAVAILABLE);
+        assert!(out.starts_with("Will ping NODE.") && !out.contains("succeeded"), "{out}");
+        assert_eq!(err, "Error:\nthe store takes no writes\n");
+    }
+
+    #[tokio::test]
+    async fn lists_with_the_prelude_and_a_header() {
+        let broker = Broker::start(true);
+        let (code, out, _) = broker.ctl("rabbitmqctl list_queues").await;
+        let wanted = "Timeout: 60.0 seconds ...\nListing queues for vhost / ...\nname\tmessages\nq 1\t3\n";
+        assert_eq!((code, out.as_str()), (exit::OK, wanted));
+        let (_, out, _) = broker.ctl("rabbitmqctl list_exchanges").await;
+        assert_eq!(out, "Listing exchanges for vhost / ...\n");
+        let (_, out, _) = broker.ctl("rabbitmqctl -q list_queues messages,name").await;
+        assert_eq!(out, "messages\tname\n3\tq 1\n");
+        let (_, out, _) = broker.ctl("rabbitmqctl list_queues --formatter json").await;
+        assert_eq!(out, "[\n{\"name\":\"q 1\",\"messages\":3}\n]\n");
+    }
+
+    #[tokio::test]
+    async fn exit_codes_are_rabbitmqctls() {
+        let broker = Broker::start(true);
+        for (line, wanted) in [
+            ("x nonsense", exit::USAGE),
+            ("x", exit::USAGE),
+            ("x list_queues --bogus", exit::USAGE),
+            ("x list_queues colour", exit::USAGE),
+            ("x ping extra", exit::USAGE),
+            ("x list_queues -p nope", exit::DATA),
+            ("x list_bindings", exit::SOFTWARE),
+            ("x help", exit::OK),
+            ("x --help", exit::OK),
+            ("x check_running", exit::OK),
+            ("x check_local_alarms -n rabbit@elsewhere", exit::OK),
+            ("x await_startup", exit::OK),
+            ("x version", exit::OK),
+        ] {
+            let (code, out, err) = broker.ctl(line).await;
+            assert_eq!(code, wanted, "{line}: {out} {err}");
+        }
+        std::fs::remove_file(broker.0.path().join("s")).unwrap();
+        for (line, wanted) in [
+            ("x ping", exit::UNAVAILABLE),
+            ("x list_queues", exit::UNAVAILABLE),
+            ("x await_startup -t 0", exit::TEMPORARY),
+        ] {
+            assert_eq!(broker.ctl(line).await.0, wanted, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_silent_broker_times_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let _silent = tokio::net::UnixListener::bind(folder.path().join("s")).unwrap();
+        let broker = Broker(folder);
+        assert_eq!(broker.ctl("x list_queues -t 0.02").await.0, exit::TEMPORARY);
+        assert_eq!(broker.ctl("x ping -t 0.02").await.0, exit::UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn status_and_report_show_the_data_directory() {
+        let broker = Broker::start(true);
+        let (code, out, _) = broker.ctl("rabbitmqctl status").await;
+        assert_eq!(code, exit::OK);
+        assert!(out.starts_with("Status of node NODE ...\nRuntime\n\n"), "{out}");
+        let (_, out, _) = broker.ctl("rabbitmqctl status --formatter json").await;
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["data_dir"], "/d");
+        // The bindings of this broker are a fault, but what came before is there.
+        let (_, out, _) = broker.ctl("rabbitmqctl report").await;
+        assert!(out.contains("Node data directory: /d\n") && out.contains("{data_dir,\"/d\"},\n"), "{out}");
+        assert!(out.contains("Listing queues for vhost / ...\nname\tdurable"), "{out}");
+    }
+
+    #[tokio::test]
+    async fn port_connectivity_is_really_tried() {
+        // OneQueue says that it listens on 5671, and nobody does.
+        let (code, _, err) = Broker::start(true).ctl("x check_port_connectivity").await;
+        assert_eq!(code, exit::UNAVAILABLE);
+        assert!(err.contains("cannot connect to 127.0.0.1 port 5671"), "{err}");
+    }
+
+    #[tokio::test]
+    async fn the_version_depends_on_the_name_it_is_called_by() {
+        let broker = Broker::start(true);
+        assert_eq!(broker.ctl("rabbitmqctl version").await.1, "4.0.5\n");
+        assert_eq!(broker.ctl("sealmqctl version").await.1, format!("{}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
