@@ -16,7 +16,7 @@ use super::at_rest::KekSource;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// It is there and unusable.
-    #[error("{}: {0} ({})", .0.code(), .0.remedy())]
+    #[error("{code}: {0} ({remedy})", code = .0.code(), remedy = .0.remedy())]
     Unusable(#[from] StoreError),
     /// A new one cannot be kept.
     #[error("cannot make a key for data at rest at {}: {reason}; set at_rest.kek.file or make the folder writable", path.display())]

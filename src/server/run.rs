@@ -41,7 +41,7 @@ pub enum RunError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The store; has a code and a remedy.
-    #[error("{}: {0} ({})", .0.code(), .0.remedy())]
+    #[error("{code}: {0} ({remedy})", code = .0.code(), remedy = .0.remedy())]
     Store(#[from] StoreError),
     /// What the store gave back cannot be understood.
     #[error(transparent)]
