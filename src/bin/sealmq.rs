@@ -1,3 +1,55 @@
-//! The `sealmq` program: parses its arguments, calls the library, maps the result to an exit code.
+//! The `sealmq` program: the broker, and the health check of a container's probe.
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sealmq::server::config::Sources;
+use sealmq::server::run::{RunError, run};
+use sealmq::server::{Config, healthcheck, logging};
+
+/// An AMQPS-first message broker that RabbitMQ's clients use unchanged; everything it stores is sealed.
+#[derive(Parser)]
+#[command(name = "sealmq", version)]
+struct Arguments {
+    /// configuration in rabbitmq.conf's format; repeated, later files win
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Vec<PathBuf>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// exit 0 when the broker on this host serves and its store is writable
+    Healthcheck,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.verb {
+        None => serve(arguments.config),
+        Some(Verb::Healthcheck) => check(arguments.config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sealmq: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn serve(config: Vec<PathBuf>) -> Result<(), RunError> {
+    let config = Config::load(&Sources::of_process(config))?;
+    logging::start(&config.log)?;
+    run(&config).map(drop)
+}
+
+fn check(config: Vec<PathBuf>) -> Result<(), RunError> {
+    let config = Config::load(&Sources::of_process(config))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
+    runtime.block_on(healthcheck(&config))?;
+    Ok(())
+}

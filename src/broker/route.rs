@@ -173,7 +173,7 @@ mod tests {
     fn the_default_exchange_leads_to_the_queue_of_that_name() {
         let topology = topology();
         assert_eq!(route(&topology, "", "q3"), [3]);
-        assert_eq!(route(&topology, "", "nope"), []);
+        assert!(route(&topology, "", "nope").is_empty());
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
             found.sort();
             assert_eq!(found, [1, 2], "from {from}");
         }
-        assert_eq!(route(&t, "d", "other"), []);
+        assert!(route(&t, "d", "other").is_empty());
     }
 
     #[test]
@@ -256,8 +256,8 @@ mod tests {
         bind(&mut t, "second", "q3", "other", Table::default());
         assert_eq!(route(&t, "main", "k"), [1]);
         assert_eq!(route(&t, "main", "other"), [3]);
-        assert_eq!(route(&t, "main", "neither"), []);
-        assert_eq!(route(&t, "lost", "k"), []);
+        assert!(route(&t, "main", "neither").is_empty());
+        assert!(route(&t, "lost", "k").is_empty());
         assert_eq!(route(&t, "to-default", "q7"), [7]);
     }
 

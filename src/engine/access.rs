@@ -37,13 +37,13 @@ pub struct Users {
 const PROVEN_MAX: usize = 1024;
 
 impl Users {
-    pub(super) fn new(users: HashMap<String, User>) -> Users {
-        Users {
+    pub(super) fn new(users: HashMap<String, User>) -> Result<Users, EngineError> {
+        Ok(Users {
             users: RwLock::new(users),
             loopback_only: RwLock::default(),
             proven: Mutex::default(),
-            proof: password::Proof::new(),
-        }
+            proof: password::Proof::new().map_err(|e| EngineError::Random(e.to_string()))?,
+        })
     }
 
     /// Replaces the list of users who may only log in from this machine (`loopback_users`).

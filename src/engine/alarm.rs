@@ -25,7 +25,8 @@ impl Thresholds {
     /// What is short, given what was measured; `None` where it could not be.
     pub fn judge(&self, memory_bytes: Option<u64>, disk_free_bytes: Option<u64>) -> Alarm {
         Alarm {
-            memory: self.memory_bytes_max > 0 && memory_bytes.is_some_and(|used| used > self.memory_bytes_max),
+            memory: self.memory_bytes_max > 0
+                && memory_bytes.is_some_and(|used| used > self.memory_bytes_max),
             disk: disk_free_bytes.is_some_and(|free| free < self.disk_free_bytes_min),
         }
     }

@@ -8,7 +8,6 @@ use crate::session::port::{BindingSpec, DestinationKind};
 use crate::store::{Position, RowKind};
 
 use super::client::Client;
-use super::engine_core::VHOST;
 use super::exchanges::delete_rows;
 use super::queue_cell::QueueRef;
 use super::rows::BindingRow;
@@ -20,7 +19,7 @@ impl Client {
         engine.change(|topology| {
             self.check_destination(topology, spec)?;
             let row = is_durable(topology, spec).then(|| engine.store.next_row_id());
-            match topology.bind(&request, row).map_err(|e| e.fault(VHOST))? {
+            match topology.bind(&request, row).map_err(|e| e.fault(&self.engine.vhost))? {
                 Bound::AlreadyThere => Ok(Position(0)),
                 Bound::Added(binding) => Ok(match row {
                     Some(row) => {
@@ -38,7 +37,7 @@ impl Client {
         let request = request(spec);
         engine.change(|topology| {
             self.check_destination(topology, spec)?;
-            match topology.unbind(&request).map_err(|e| e.fault(VHOST))? {
+            match topology.unbind(&request).map_err(|e| e.fault(&self.engine.vhost))? {
                 Unbound::NotFound => Ok(Position(0)),
                 Unbound::Removed(removed) => Ok(delete_rows(&mut engine.store.appender(), &removed)),
             }
@@ -46,11 +45,7 @@ impl Client {
     }
 
     /// Another connection's exclusive queue can neither be bound nor unbound.
-    fn check_destination(
-        &self,
-        topology: &Topology<QueueRef>,
-        spec: &BindingSpec<'_>,
-    ) -> Result<(), Fault> {
+    fn check_destination(&self, topology: &Topology<QueueRef>, spec: &BindingSpec<'_>) -> Result<(), Fault> {
         match spec.kind {
             DestinationKind::Queue => {
                 topology.queue(spec.destination).map_or(Ok(()), |queue| self.check_owner(queue))

@@ -16,7 +16,7 @@ use crate::session::port::{
 };
 use crate::store::Position;
 
-use super::engine_core::{Engine, VHOST};
+use super::engine_core::Engine;
 use super::outbox::{ConsumerSink, Outbox};
 use super::publish::RouteCache;
 use super::queue_cell::{QueueRef, Stored, wake};
@@ -43,14 +43,14 @@ impl Client {
     /// The queue, if this connection may use it.
     pub(super) fn queue(&self, name: &[u8]) -> Result<QueueRef, Fault> {
         let topology = self.engine.topology.load();
-        let queue = topology.queue(name).ok_or_else(|| Fault::no_queue(name, VHOST))?;
+        let queue = topology.queue(name).ok_or_else(|| Fault::no_queue(name, &self.engine.vhost))?;
         self.check_owner(queue)?;
         Ok(queue.clone())
     }
 
     pub(super) fn check_owner(&self, queue: &QueueRef) -> Result<(), Fault> {
         match queue.owner {
-            Some(owner) if owner != self.id => Err(Fault::locked(&queue.name, VHOST)),
+            Some(owner) if owner != self.id => Err(Fault::locked(&queue.name, &self.engine.vhost)),
             Some(_) | None => Ok(()),
         }
     }
@@ -70,11 +70,11 @@ impl Broker for Client {
     type Durable = Stored;
 
     fn vhost(&self) -> &str {
-        VHOST
+        &self.engine.vhost
     }
 
     fn open(&mut self, vhost: &[u8]) -> Result<(), Fault> {
-        if vhost == VHOST.as_bytes() {
+        if vhost == self.engine.vhost.as_bytes() {
             return Ok(());
         }
         Err(Fault::new(ReplyCode::NotAllowed, format!("vhost {} not found", lossy(vhost))))
@@ -134,14 +134,19 @@ impl Broker for Client {
         Ok((purged.len() as u32, self.barrier(position)))
     }
 
-    fn delete_queue(&mut self, name: &[u8], if_unused: bool, if_empty: bool) -> Result<(u32, Barrier), Fault> {
+    fn delete_queue(
+        &mut self,
+        name: &[u8],
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<(u32, Barrier), Fault> {
         let (count, position) = self.delete(name, if_unused, if_empty)?;
         Ok((count, self.barrier(position)))
     }
 
     fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(QueueRef, ConsumerId), Fault> {
         let queue = self.queue(spec.queue)?;
-        let resource = Resource::queue(&queue.name, VHOST);
+        let resource = Resource::queue(&queue.name, &self.engine.vhost);
         ConsumerArguments::parse(spec.arguments, queue.kind()).map_err(|e| e.fault(resource))?;
         let sink = ConsumerSink {
             outbox: self.outbox.clone(),
@@ -158,9 +163,9 @@ impl Broker for Client {
         wake(&touched);
         match added {
             Ok(id) => Ok((queue, id)),
-            Err(ConsumeRefused::Deleted) => Err(Fault::no_queue(spec.queue, VHOST)),
+            Err(ConsumeRefused::Deleted) => Err(Fault::no_queue(spec.queue, &self.engine.vhost)),
             Err(ConsumeRefused::InExclusiveUse) => {
-                let text = format!("{} in exclusive use", Resource::queue(spec.queue, VHOST));
+                let text = format!("{} in exclusive use", Resource::queue(spec.queue, &self.engine.vhost));
                 Err(Fault::new(ReplyCode::AccessRefused, text))
             }
         }
@@ -200,8 +205,10 @@ impl Broker for Client {
         queue.resume(consumer);
     }
 
-    fn unique_name(&mut self, prefix: &str) -> Vec<u8> {
-        format!("{prefix}{}", URL_SAFE_NO_PAD.encode(crate::seal::random_bytes())).into_bytes()
+    fn unique_name(&mut self, prefix: &str) -> Result<Vec<u8>, Fault> {
+        let random = crate::seal::random::<16>()
+            .map_err(|_| Fault::new(ReplyCode::InternalError, "no random bytes for a name"))?;
+        Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random)).into_bytes())
     }
 }
 

@@ -18,14 +18,13 @@ use super::outbox::Outbox;
 use super::queue_cell::QueueRef;
 use super::recover;
 
-/// The one virtual host of this version.
-pub const VHOST: &str = "/";
-
 /// What keeps the engine from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// A row that opened under its key but cannot be read: written by a newer version, or a defect.
-    #[error("the store's {kind} row {id} cannot be read: {reason}; it was written by another version of SealMQ")]
+    #[error(
+        "the store's {kind} row {id} cannot be read: {reason}; it was written by another version of SealMQ"
+    )]
     Row {
         /// what the row is
         kind: &'static str,
@@ -42,10 +41,15 @@ pub enum EngineError {
         /// what is wrong
         reason: String,
     },
+    /// The kernel gives no random bytes.
+    #[error("the kernel gives no random bytes: {0}")]
+    Random(String),
 }
 
 /// The broker behind all connections.
 pub struct Engine {
+    /// the name of the one virtual host of this version
+    pub(super) vhost: String,
     pub(super) topology: ArcSwap<Topology<QueueRef>>,
     /// held by whoever changes the topology, from reading it to swapping the new one in
     write: Mutex<()>,
@@ -58,13 +62,15 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Rebuilds queues, exchanges, bindings and users from what the store gave back.
+    /// Rebuilds queues, exchanges, bindings and users from what the store gave back; they are all in the
+    /// virtual host of that name.
     ///
     /// # Errors
     /// [`EngineError::Row`] for a row that cannot be understood; nothing is dropped silently.
-    pub fn start(store: Arc<Store>, recovered: Recovered) -> Result<Arc<Engine>, EngineError> {
+    pub fn start(store: Arc<Store>, recovered: Recovered, vhost: &str) -> Result<Arc<Engine>, EngineError> {
         let rebuilt = recover::rebuild(&store, recovered)?;
         Ok(Arc::new(Engine {
+            vhost: vhost.to_owned(),
             topology: ArcSwap::from_pointee(rebuilt.topology),
             write: Mutex::new(()),
             store,

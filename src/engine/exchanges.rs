@@ -12,7 +12,7 @@ use crate::broker::topology::Removed;
 use crate::session::port::ExchangeSpec;
 use crate::store::{Appender, Position, RowKind};
 
-use super::engine_core::{Engine, VHOST, later};
+use super::engine_core::{Engine, later};
 use super::queue_cell::QueueRef;
 use super::rows::ExchangeRow;
 
@@ -23,7 +23,7 @@ impl Engine {
             check_not_default(spec.name)?;
             return match topology.exchange(spec.name) {
                 Some(_) => Ok(Position(0)),
-                None => Err(Fault::no_exchange(spec.name, VHOST)),
+                None => Err(Fault::no_exchange(spec.name, &self.vhost)),
             };
         }
         let kind = ExchangeKind::parse(spec.kind).ok_or_else(|| {
@@ -38,7 +38,7 @@ impl Engine {
             internal: spec.internal,
             arguments: spec.arguments.raw().into(),
         };
-        let resource = Resource::exchange(spec.name, VHOST);
+        let resource = Resource::exchange(spec.name, &self.vhost);
         self.change(|topology| {
             if let Some(existing) = topology.exchange(spec.name) {
                 check_exchange(&existing.properties, &properties).map_err(|e| e.fault(resource))?;
@@ -66,13 +66,14 @@ impl Engine {
         check_not_default(name)?;
         self.change(|topology| {
             if is_reserved(name) {
-                let text = format!("deletion of system {} not allowed", Resource::exchange(name, VHOST));
+                let text =
+                    format!("deletion of system {} not allowed", Resource::exchange(name, &self.vhost));
                 return Err(Fault::new(ReplyCode::AccessRefused, text));
             }
             // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
             let Some(exchange) = topology.exchange(name) else { return Ok(Position(0)) };
             if if_unused && exchange.is_used() {
-                let text = format!("{} in use", Resource::exchange(name, VHOST));
+                let text = format!("{} in use", Resource::exchange(name, &self.vhost));
                 return Err(Fault::new(ReplyCode::PreconditionFailed, text));
             }
             let removed = topology.remove_exchange(name);

@@ -15,7 +15,7 @@ use crate::session::port::{Barrier, Outcome, Publish};
 use crate::store::Position;
 
 use super::client::Client;
-use super::engine_core::{VHOST, now_ms};
+use super::engine_core::now_ms;
 use super::queue_cell::{Incoming, QueueRef};
 
 type Targets = SmallVec<[QueueRef; 4]>;
@@ -54,7 +54,7 @@ impl Client {
                 outcomes.push(Outcome::Skipped);
                 continue;
             }
-            let routed = self.routes.find(&topology, &publish.message);
+            let routed = self.routes.find(&topology, &publish.message, &self.engine.vhost);
             let same = matches!(&routed, Ok(Found::AsBefore)) && !run.incoming.is_empty();
             if !same {
                 self.finish(&mut run, outcomes, &mut highest, now_ms);
@@ -126,17 +126,22 @@ enum Found {
 }
 
 impl RouteCache {
-    fn find(&mut self, topology: &Arc<Topology<QueueRef>>, message: &Message) -> Result<Found, Fault> {
+    fn find(
+        &mut self,
+        topology: &Arc<Topology<QueueRef>>,
+        message: &Message,
+        vhost: &str,
+    ) -> Result<Found, Fault> {
         let (exchange, routing_key) = (message.exchange(), message.routing_key());
         let is_current = self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, topology));
         if is_current && self.exchange == exchange && self.routing_key == routing_key {
             return Ok(Found::AsBefore);
         }
         self.snapshot = None;
-        let source = topology.exchange(exchange).ok_or_else(|| Fault::no_exchange(exchange, VHOST))?;
+        let source = topology.exchange(exchange).ok_or_else(|| Fault::no_exchange(exchange, vhost))?;
         if source.properties.internal {
             let text =
-                format!("cannot publish to internal exchange '{}' in vhost '{VHOST}'", lossy(exchange));
+                format!("cannot publish to internal exchange '{}' in vhost '{vhost}'", lossy(exchange));
             return Err(Fault::new(ReplyCode::AccessRefused, text));
         }
         self.targets.clear();

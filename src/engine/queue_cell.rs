@@ -167,7 +167,7 @@ impl QueueCell {
         entries: &mut Vec<Entry<Stored>>,
         store: &Store,
     ) {
-        self.delete_stored(entries, store);
+        self.delete_stored(&*entries, store);
         self.credit(consumer, entries.len());
         entries.clear();
     }

@@ -12,7 +12,7 @@ use crate::session::port::QueueSpec;
 use crate::store::{Position, RowKind};
 
 use super::client::Client;
-use super::engine_core::{VHOST, later};
+use super::engine_core::later;
 use super::exchanges::delete_rows;
 use super::outbox::ConsumerSink;
 use super::queue_cell::{Contents, QueueCell, QueueRef, Stored};
@@ -44,13 +44,8 @@ impl Client {
             self.check_new(spec)?;
             let owner = spec.exclusive.then_some(self.id);
             let RowId(id) = engine.store.next_row_id();
-            let cell = QueueCell::new(
-                QueueId(id),
-                Name::from(spec.name),
-                properties,
-                owner,
-                Contents::default(),
-            );
+            let cell =
+                QueueCell::new(QueueId(id), Name::from(spec.name), properties, owner, Contents::default());
             let mut position = Position(0);
             if cell.is_stored() {
                 let plaintext = QueueRow::of(&cell).encode();
@@ -76,9 +71,10 @@ impl Client {
         self.check_owner(existing)?;
         // An exclusive declaration of a shared queue, or the other way round, is a lock conflict too.
         if spec.exclusive != existing.owner.is_some() {
-            return Err(Fault::locked(spec.name, VHOST));
+            return Err(Fault::locked(spec.name, &self.engine.vhost));
         }
-        check_queue(&existing.properties, received).map_err(|e| e.fault(Resource::queue(spec.name, VHOST)))
+        check_queue(&existing.properties, received)
+            .map_err(|e| e.fault(Resource::queue(spec.name, &self.engine.vhost)))
     }
 
     fn check_new(&self, spec: &QueueSpec<'_>) -> Result<(), Fault> {
@@ -87,7 +83,7 @@ impl Client {
             let text = format!("queue name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
             return Err(Fault::new(ReplyCode::AccessRefused, text));
         }
-        let resource = Resource::queue(spec.name, VHOST);
+        let resource = Resource::queue(spec.name, &self.engine.vhost);
         let arguments = QueueArguments::parse(spec.arguments).map_err(|e| e.fault(resource))?;
         let shape = QueueShape {
             server_named,
@@ -117,7 +113,7 @@ impl Client {
         let check = |contents: &Contents| {
             let counts = contents.counts();
             let refuse = |what| {
-                let text = format!("{} {what}", Resource::queue(name, VHOST));
+                let text = format!("{} {what}", Resource::queue(name, &self.engine.vhost));
                 Err(Fault::new(ReplyCode::PreconditionFailed, text))
             };
             if if_unused && counts.consumers > 0 {

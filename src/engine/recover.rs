@@ -34,7 +34,8 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
         match row.kind {
             RowKind::Exchange => {
                 let exchange = ExchangeRow::decode(&row.plaintext).and_then(|r| r.into_exchange(id));
-                let _ = topology.insert_exchange(Arc::new(exchange.map_err(|e| unreadable("exchange", &row, e))?));
+                let _ = topology
+                    .insert_exchange(Arc::new(exchange.map_err(|e| unreadable("exchange", &row, e))?));
             }
             RowKind::Queue => {
                 let decoded = QueueRow::decode(&row.plaintext).map_err(|e| unreadable("queue", &row, e))?;
@@ -58,7 +59,7 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
         bind(&mut topology, &row)?;
     }
     drop_orphans(store, contents);
-    Ok(Rebuilt { topology, users: Users::new(users) })
+    Ok(Rebuilt { topology, users: Users::new(users)? })
 }
 
 fn queue(

@@ -145,11 +145,7 @@ impl BindingRow {
 
 impl UserRow {
     pub fn of(name: &str, user: &User) -> UserRow {
-        UserRow {
-            name: name.to_owned(),
-            password_hash: user.password_hash.clone(),
-            tags: user.tags.clone(),
-        }
+        UserRow { name: name.to_owned(), password_hash: user.password_hash.clone(), tags: user.tags.clone() }
     }
 
     pub fn into_user(self, row: RowId) -> (String, User) {

@@ -119,8 +119,8 @@ impl Connection {
             if let Poll::Ready(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
-            self.poll_login(cx);
             self.work();
+            self.poll_login(cx);
             let wrote = match self.poll_output(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
@@ -152,10 +152,6 @@ impl Connection {
         if !self.input.unread().is_empty() && !self.session.is_paused() {
             let used = self.session.handle_bytes(self.input.unread());
             self.input.use_up(used);
-        }
-        if let Some(login) = self.session.take_login() {
-            let engine = self.engine.clone();
-            self.login = Some(tokio::task::spawn_blocking(move || engine.users().check(&login)));
         }
         self.deliver();
     }
@@ -189,7 +185,12 @@ impl Connection {
         !self.engine.is_congested() && self.output_len() < OUTPUT_BYTES_HIGH
     }
 
+    /// Passwords are checked off the reactor: that takes milliseconds on purpose.
     fn poll_login(&mut self, cx: &mut Context<'_>) {
+        if let Some(login) = self.session.take_login() {
+            let engine = self.engine.clone();
+            self.login = Some(tokio::task::spawn_blocking(move || engine.users().check(&login)));
+        }
         let Some(login) = self.login.as_mut() else { return };
         if let Poll::Ready(outcome) = Pin::new(login).poll(cx) {
             self.login = None;

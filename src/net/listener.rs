@@ -179,4 +179,3 @@ fn log_end<B: session::port::Broker>(from: SocketAddr, end: &End, session: &sess
         (End::Io(error), None) => tracing::warn!(%from, %user, name, %error, "connection lost"),
     }
 }
-

@@ -65,7 +65,9 @@ pub enum TlsError {
         reason: String,
     },
     /// Client certificates are to be verified, and there is no CA.
-    #[error("ssl_options.verify = verify_peer needs ssl_options.cacertfile, the CA that signed the clients' certificates")]
+    #[error(
+        "ssl_options.verify = verify_peer needs ssl_options.cacertfile, the CA that signed the clients' certificates"
+    )]
     NoCa,
     /// rustls refuses the combination.
     #[error("the server certificate {path} cannot be used: {reason}")]
@@ -91,8 +93,9 @@ pub fn server_config(options: &TlsOptions) -> Result<Arc<ServerConfig>, TlsError
     let certificates = certificates("ssl_options.certfile", &options.certificate_file)?;
     let key = PrivateKeyDer::from_pem_file(&options.key_file)
         .map_err(|e| file_error("ssl_options.keyfile", &options.key_file, e))?;
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(unusable)?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)
+        .map_err(unusable)?;
     let builder = match client_verifier(options, provider)? {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),

@@ -28,3 +28,4 @@ pub mod record;
 pub mod xaes;
 
 pub use key::Kek;
+pub use nonce::random;

@@ -6,7 +6,12 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 
-use super::nonce::random;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::sync::OnceLock;
+use zeroize::Zeroizing;
+
+use super::nonce::{NoRandomness, random};
 
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
@@ -24,24 +29,58 @@ pub struct NotHashed(String);
 ///
 /// # Errors
 /// When the kernel gives no random salt, or memory is short.
-pub fn hash(password: &str) -> Result<String, NotHashed> {
+pub fn hash(password: &[u8]) -> Result<String, NotHashed> {
     let not_hashed = |e: &dyn std::fmt::Display| NotHashed(e.to_string());
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|e| not_hashed(&e))?;
     let salt = random::<16>().map_err(|e| not_hashed(&e))?;
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let phc: PasswordHash =
-        argon.hash_password_with_salt(password.as_bytes(), &salt).map_err(|e| not_hashed(&e))?;
+    let phc: PasswordHash = argon.hash_password_with_salt(password, &salt).map_err(|e| not_hashed(&e))?;
     Ok(phc.to_string())
 }
 
 /// Whether `password` is the one of `phc`; compared in constant time. A malformed `phc` fits no password.
-pub fn verify(phc: &str, password: &str) -> bool {
+pub fn verify(phc: &str, password: &[u8]) -> bool {
     let Ok(parsed) = PasswordHash::new(phc) else { return false };
     let Ok(params) = Params::try_from(&parsed) else { return false };
     if params.m_cost() > MEMORY_KIB_MAX || params.t_cost() > PASSES_MAX {
         return false;
     }
-    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok()
+    Argon2::default().verify_password(password, &parsed).is_ok()
+}
+
+/// As slow as [`verify`] with a wrong password, for users who do not exist: time must not tell which do.
+pub fn verify_nobody(password: &[u8]) {
+    static NOBODY: OnceLock<Option<String>> = OnceLock::new();
+    let phc = NOBODY.get_or_init(|| hash(b"nobody").ok());
+    if let Some(phc) = phc {
+        std::hint::black_box(verify(phc, password));
+    }
+}
+
+/// Recognises logins that were right before, so that many connections of one client cost one Argon2id.
+/// What it keeps of them is worth nothing without this process's random key.
+pub struct Proof(Zeroizing<[u8; 32]>);
+
+impl Proof {
+    /// With a fresh key.
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn new() -> Result<Proof, NoRandomness> {
+        Ok(Proof(Zeroizing::new(random::<32>()?)))
+    }
+
+    /// HMAC-SHA256 over the parts, each with its length, so that no two lists of parts look alike.
+    pub fn digest(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut block = Zeroizing::new([0; 64]);
+        block[..32].copy_from_slice(&*self.0);
+        let mut mac = Hmac::<Sha256>::new((&*block).into());
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
 }
 
 #[cfg(test)]
@@ -50,24 +89,24 @@ mod tests {
 
     #[test]
     fn accepts_the_password_and_no_other() {
-        let phc = hash("correct horse").unwrap();
+        let phc = hash(b"correct horse").unwrap();
         assert!(phc.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{phc}");
-        assert!(verify(&phc, "correct horse"));
-        assert!(!verify(&phc, "correct horse "));
-        assert!(!verify(&phc, ""));
+        assert!(verify(&phc, b"correct horse"));
+        assert!(!verify(&phc, b"correct horse "));
+        assert!(!verify(&phc, b""));
     }
 
     #[test]
     fn two_hashes_of_one_password_differ() {
-        assert_ne!(hash("x").unwrap(), hash("x").unwrap());
+        assert_ne!(hash(b"x").unwrap(), hash(b"x").unwrap());
     }
 
     #[test]
     fn verifies_a_hash_made_by_the_reference_program() {
         // argon2 0~20190702 (Debian): echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1 -e
         let phc = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
-        assert!(verify(phc, "password"));
-        assert!(!verify(phc, "passwore"));
+        assert!(verify(phc, b"password"));
+        assert!(!verify(phc, b"passwore"));
     }
 
     #[test]
@@ -75,7 +114,7 @@ mod tests {
         for phc in
             ["", "password", "$argon2id$v=19$m=19456", "$argon2id$v=19$m=4194304,t=2,p=1$c29tZXNhbHQ$AAAA"]
         {
-            assert!(!verify(phc, "password"), "{phc}");
+            assert!(!verify(phc, b"password"), "{phc}");
         }
     }
 }

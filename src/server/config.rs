@@ -200,16 +200,19 @@ fn control_socket(settings: &Settings, data_dir: &Path) -> Result<PathBuf> {
 }
 
 /// Where a control socket may be found, best guess first: the configured one, else the two default places. What
-/// cannot be read is left out: the client of a running broker may know less than the broker.
-pub fn control_socket_candidates(sources: &Sources) -> Vec<PathBuf> {
-    let raw = sources.read().unwrap_or_default();
+/// cannot be read is left out, because the client of a running broker may know less than the broker; but a `--config`
+/// that was typed must be readable.
+pub fn control_socket_candidates(sources: &Sources) -> Result<Vec<PathBuf>> {
+    let mut raw = match RawConfig::read(&sources.config_flags, &sources.environment, &sources.etc) {
+        Err(error) if !sources.config_flags.is_empty() => return Err(error),
+        read => read.unwrap_or_default(),
+    };
+    // It fails on secrets that this user cannot read; what it set before that is all that is needed here.
+    let _ = sources.environment.overlay(&mut raw);
     let settings = Settings::new(&raw, &sources.environment);
-    match settings.path("control.socket") {
-        Ok(Some(path)) => vec![path],
-        _ => {
-            let data_dir = data_dir(&settings).unwrap_or_else(|_| PathBuf::from(DATA_DIR_DEFAULT));
-            control::default_paths(&data_dir).to_vec()
-        }
+    match settings.path("control.socket")? {
+        Some(path) => Ok(vec![path]),
+        None => Ok(control::default_paths(&data_dir(&settings)?).to_vec()),
     }
 }
 
@@ -491,12 +494,16 @@ default_pass = $(RABBITMQ_PASS)
         let mut sources = Sources {
             config_flags: vec![host.0.path().join("c.conf")],
             key_flags: Vec::new(),
-            environment: Environment::default(),
+            environment: Environment::of(&[("SEALMQ_DEFAULT_PASS_FILE", "/nowhere/secret")]),
             etc: PathBuf::from("/nowhere"),
         };
-        assert_eq!(control_socket_candidates(&sources), [PathBuf::from("/run/x.sock")]);
+        assert_eq!(control_socket_candidates(&sources).unwrap(), [PathBuf::from("/run/x.sock")]);
         sources.config_flags = vec![PathBuf::from("/nowhere/c.conf")];
-        let guesses = control_socket_candidates(&sources);
-        assert_eq!(guesses.last(), Some(&PathBuf::from("/var/lib/sealmq/ctl.sock")));
+        assert!(control_socket_candidates(&sources).is_err());
+        sources.config_flags = Vec::new();
+        sources.environment =
+            Environment::of(&[("SEALMQ_CONFIG_FILE", "/nowhere"), ("SEALMQ_DATA_DIR", "/d")]);
+        let guesses = control_socket_candidates(&sources).unwrap();
+        assert_eq!(guesses, [PathBuf::from("/run/sealmq/ctl.sock"), PathBuf::from("/d/ctl.sock")]);
     }
 }

@@ -37,7 +37,10 @@ struct Alias {
     file_form: bool,
 }
 
+// Where the broker is comes first: a control client may be unable to read the secrets that follow.
 const ALIASES: &[Alias] = &[
+    Alias { key: "data_dir", variables: &["SEALMQ_DATA_DIR"], file_form: false },
+    Alias { key: "control.socket", variables: &["SEALMQ_CONTROL_SOCKET"], file_form: false },
     Alias {
         key: "default_user",
         variables: &["SEALMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_USER"],
@@ -53,10 +56,8 @@ const ALIASES: &[Alias] = &[
         variables: &["SEALMQ_DEFAULT_VHOST", "RABBITMQ_DEFAULT_VHOST"],
         file_form: true,
     },
-    Alias { key: "data_dir", variables: &["SEALMQ_DATA_DIR"], file_form: false },
     Alias { key: "at_rest.mode", variables: &["SEALMQ_AT_REST_MODE"], file_form: false },
     Alias { key: "at_rest.kek.file", variables: &["SEALMQ_AT_REST_KEK_FILE"], file_form: false },
-    Alias { key: "control.socket", variables: &["SEALMQ_CONTROL_SOCKET"], file_form: false },
 ];
 
 impl Environment {

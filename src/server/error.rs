@@ -199,5 +199,34 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the operator's configuration is at fault (exit code 78), rather than the running system.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Error::ConfigUnreadable { .. }
+            | Error::Syntax { .. }
+            | Error::InvalidValue { .. }
+            | Error::EncryptedValue { .. }
+            | Error::VariableMissing { .. }
+            | Error::EnvironmentValue { .. }
+            | Error::Ambiguous { .. }
+            | Error::SecretUnreadable { .. }
+            | Error::TlsIncomplete { .. }
+            | Error::NoListener
+            | Error::NoAdministrator { .. }
+            | Error::KeyMissing { .. }
+            | Error::NoKey { .. }
+            | Error::KeyInsideData { .. }
+            | Error::Logging { .. } => true,
+            Error::ControlSocketBusy { .. }
+            | Error::ControlSocket { .. }
+            | Error::ControlTimeout { .. }
+            | Error::ControlAnswer { .. }
+            | Error::ControlRefused { .. }
+            | Error::Unhealthy { .. } => false,
+        }
+    }
+}
+
 /// What the functions of this layer return.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -82,7 +82,7 @@ impl<B: Broker> Session<B> {
     ) -> Result<(), Fault> {
         arguments.validate().map_err(syntax_error)?;
         let queue = self.queue_name(number, queue)?;
-        let tag = if tag.is_empty() { self.broker.unique_name("amq.ctag-") } else { tag.to_vec() };
+        let tag = if tag.is_empty() { self.broker.unique_name("amq.ctag-")? } else { tag.to_vec() };
         let channel = self.channel(number)?;
         if channel.consumers.contains_key(&tag) {
             let text = format!("attempt to reuse consumer tag '{}'", lossy(&tag));

@@ -228,6 +228,6 @@ pub trait Broker {
     );
     /// The consumer may have room again.
     fn resume(&mut self, queue: &Self::Queue, consumer: ConsumerId);
-    /// A fresh name with that prefix, unguessable.
-    fn unique_name(&mut self, prefix: &str) -> Vec<u8>;
+    /// A fresh name with that prefix, unguessable: base64url of 16 random bytes, as RabbitMQ's.
+    fn unique_name(&mut self, prefix: &str) -> Result<Vec<u8>, Fault>;
 }

@@ -109,7 +109,7 @@ impl<B: Broker> Session<B> {
         };
         // An empty name asks for a fresh one; passively it stands for the queue declared last.
         let name = match (queue, passive) {
-            (b"", false) => self.broker.unique_name("amq.gen-"),
+            (b"", false) => self.broker.unique_name("amq.gen-")?,
             (b"", true) => self.queue_name(number, queue)?,
             (name, _) => without_line_breaks(name).to_vec(),
         };

@@ -42,6 +42,9 @@ pub enum Failure {
     /// The broker could not be asked, or refused.
     #[error(transparent)]
     Broker(#[from] server::Error),
+    /// No broker at any of the places where its control socket may be.
+    #[error("{0}\nIf the broker runs, name its control socket: --socket PATH or SEALMQ_CONTROL_SOCKET")]
+    Unreachable(String),
     /// A check came out negative.
     #[error("{0}")]
     Check(String),
@@ -61,7 +64,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::Usage(_) => exit::USAGE,
-            Failure::Check(_) => exit::UNAVAILABLE,
+            Failure::Check(_) | Failure::Unreachable(_) => exit::UNAVAILABLE,
             Failure::TimedOut(_) => exit::TEMPORARY,
             Failure::Answer(_) => exit::SOFTWARE,
             // `sealmqctl ... | head` is no failure.
@@ -80,7 +83,8 @@ fn broker_exit_code(error: &server::Error) -> u8 {
         server::Error::ControlRefused { code, .. } if code == Refusal::NoSuchVhost.code() => exit::DATA,
         server::Error::ControlRefused { code, .. } if code == Refusal::Unhealthy.code() => exit::UNAVAILABLE,
         server::Error::ControlRefused { .. } | server::Error::ControlAnswer { .. } => exit::SOFTWARE,
-        _ => exit::CONFIG,
+        error if error.is_configuration() => exit::CONFIG,
+        _ => exit::SOFTWARE,
     }
 }
 

@@ -126,7 +126,8 @@ async fn await_startup(common: &Common) -> Done {
         let problem = match ask(common, &Request::Status).await {
             Ok(picture) if is_running(&picture)? => return Ok(()),
             Ok(_) => "it is still starting".to_owned(),
-            Err(Failure::Broker(error)) => error.to_string(),
+            Err(Failure::Broker(error)) if !error.is_configuration() => error.to_string(),
+            Err(Failure::Unreachable(problem)) => problem,
             Err(other) => return Err(other),
         };
         if Instant::now() + STARTUP_POLL > deadline {
@@ -221,21 +222,16 @@ fn prelude(common: &Common, out: &mut dyn Write, sentence: &str) -> std::io::Res
 async fn ask(common: &Common, request: &Request) -> Result<Value, Failure> {
     let places: Vec<PathBuf> = match &common.socket {
         Some(path) => vec![path.clone()],
-        None => control_socket_candidates(&Sources::of_process(common.config.clone())),
+        None => control_socket_candidates(&Sources::of_process(common.config.clone()))?,
     };
-    let mut unreachable = None;
+    let mut problems = Vec::new();
     for path in &places {
         match control::ask(path, request, timeout(common)).await {
-            Err(error @ server::Error::ControlSocket { .. }) => {
-                // A socket that is there and refuses tells more than one that is not.
-                if unreachable.is_none() || path.exists() {
-                    unreachable = Some(error);
-                }
-            }
+            Err(error @ server::Error::ControlSocket { .. }) => problems.push(error.to_string()),
             answer => return Ok(answer?),
         }
     }
-    Err(unreachable.map_or(Failure::Answer("control socket"), Failure::Broker))
+    Err(Failure::Unreachable(problems.join("\n")))
 }
 
 #[cfg(test)]
