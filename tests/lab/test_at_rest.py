@@ -98,12 +98,13 @@ def test_the_same_message_twice_gives_different_bytes(native):
     publish_canaries(broker)
     publish_canaries(broker)
     broker.stop()
-    distinct = 0
-    for file in (file for file in (broker.data / "db").iterdir() if file.is_file()):
+    written = repeated = 0
+    for file in (file for file in (broker.data / "db").iterdir() if file.suffix in (".log", ".sst")):
         content = file.read_bytes()
-        # The long body repeats every 48 bytes: a mode that leaks equality would show equal blocks.
-        # Padding of the file itself (runs of a few byte values) does not count.
-        blocks = [block for block in (content[at : at + 16] for at in range(0, len(content) - 16, 16)) if len(set(block)) > 4]
-        assert len(set(blocks)) == len(blocks), f"{file.name}: equal blocks in sealed data"
-        distinct += len(blocks)
-    assert distinct > 10000, "the messages are not where this test looks"
+        # The long body repeats every 48 bytes: a mode that leaks equality would show thousands of equal blocks.
+        # A few are right: numbers in RocksDB's keys, and the nonce prefix that the records of one commit share.
+        blocks = [content[at : at + 16] for at in range(0, len(content) - 16, 16) if len(set(content[at : at + 16])) > 4]
+        written += len(blocks)
+        repeated += len(blocks) - len(set(blocks))
+    assert written > 10000, "the messages are not where this test looks"
+    assert repeated < written // 1000
