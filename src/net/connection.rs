@@ -132,6 +132,10 @@ impl Connection {
             match self.poll_input(cx) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(End::PeerGone),
                 Poll::Ready(Ok(_)) => {}
+                // TLS without close_notify: most clients just close the socket.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Poll::Ready(End::PeerGone);
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
                 Poll::Pending if self.has_work(wrote) => {}
                 Poll::Pending => return Poll::Pending,
@@ -164,7 +168,8 @@ impl Connection {
             if self.session.waiting().is_empty() || self.output_len() >= OUTPUT_BYTES_HIGH {
                 return;
             }
-            self.session.handle_deliveries(OUTPUT_BYTES_HIGH);
+            // What was sent is still at the front of the output.
+            self.session.handle_deliveries(self.sent + OUTPUT_BYTES_HIGH);
         }
     }
 
