@@ -116,11 +116,12 @@ impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.outbox.register(cx.waker());
         for _ in 0..TURNS_MAX {
+            self.work();
+            self.poll_login(cx);
+            // After the work: it may have opened the connection, and heartbeats begin with that.
             if let Poll::Ready(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
-            self.work();
-            self.poll_login(cx);
             let wrote = match self.poll_output(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
