@@ -17,7 +17,8 @@ use super::handshake::syntax_error;
 use super::port::{Barrier, Broker, ConsumeSpec, Outcome, Waiting};
 use super::unacked::Unacked;
 
-const PUBLISH_ID: (u16, u16) = (60, 40);
+/// Class and method of basic.publish, as close methods report them.
+pub(super) const PUBLISH_ID: (u16, u16) = (60, 40);
 
 impl<B: Broker> Session<B> {
     pub(super) fn handle_basic_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
@@ -39,7 +40,6 @@ impl<B: Broker> Session<B> {
                 }
                 Ok(())
             }
-            Method::BasicCancelOk { .. } => Ok(()),
             Method::BasicGet { queue, no_ack, .. } => self.get(number, queue, no_ack),
             Method::BasicReject { delivery_tag, requeue } => {
                 self.reject(number, delivery_tag, false, requeue)
@@ -53,7 +53,7 @@ impl<B: Broker> Session<B> {
                 Ok(())
             }
             Method::BasicRecoverAsync { requeue } => self.recover(number, requeue),
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
