@@ -381,7 +381,7 @@ class Connection:
         self.socket.settimeout(seconds)
         try:
             data = self.socket.recv(1 << 18)
-        except socket.timeout:
+        except TimeoutError:
             raise
         except OSError as error:
             raise Gone(str(error)) from None
