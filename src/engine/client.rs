@@ -80,6 +80,12 @@ impl Broker for Client {
         Err(Fault::new(ReplyCode::NotAllowed, format!("vhost {} not found", lossy(vhost))))
     }
 
+    fn leave(&mut self) {
+        for queue in std::mem::take(&mut self.exclusive) {
+            self.delete_now(&queue);
+        }
+    }
+
     fn durable(&self) -> Barrier {
         Barrier(self.engine.store.durable().0)
     }
@@ -214,9 +220,7 @@ impl Broker for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        for queue in std::mem::take(&mut self.exclusive) {
-            self.delete_now(&queue);
-        }
+        self.leave();
         self.engine.disconnect(self.slot);
     }
 }

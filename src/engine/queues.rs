@@ -30,6 +30,11 @@ impl Client {
         if spec.passive {
             return Ok((self.queue(spec.name)?, Position(0)));
         }
+        // Before anything is looked up: such a queue is not to be declared again either.
+        if is_reserved(spec.name) && !spec.server_named {
+            let text = format!("queue name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
+            return Err(Fault::new(ReplyCode::AccessRefused, text));
+        }
         let properties = QueueProperties {
             durable: spec.durable,
             auto_delete: spec.auto_delete,
@@ -78,10 +83,6 @@ impl Client {
     }
 
     fn check_new(&self, spec: &QueueSpec<'_>) -> Result<(), Fault> {
-        if is_reserved(spec.name) && !spec.server_named {
-            let text = format!("queue name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
-            return Err(Fault::new(ReplyCode::AccessRefused, text));
-        }
         let resource = Resource::queue(spec.name, &self.engine.vhost);
         let arguments = QueueArguments::parse(spec.arguments).map_err(|e| e.fault(resource))?;
         let shape = QueueShape {

@@ -401,6 +401,8 @@ impl<B: Broker> Session<B> {
             self.release_channel(number as u16);
         }
         self.channels.clear();
+        // Before close-ok is written: whoever reads it may count on the queues being gone.
+        self.broker.leave();
         self.held = None;
         self.blocked = false;
     }

@@ -182,6 +182,8 @@ pub trait Broker {
     fn vhost(&self) -> &str;
     /// connection.open: enters the virtual host, or says why not.
     fn open(&mut self, vhost: &[u8]) -> Result<(), Fault>;
+    /// The connection ends: its exclusive queues are gone when this returns.
+    fn leave(&mut self);
     /// How far the commit order is durable.
     fn durable(&self) -> Barrier;
     /// Whether the store has failed, so that no barrier will ever be reached.
