@@ -8,6 +8,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import time
 from collections import deque
 from urllib.parse import unquote, urlsplit
 
@@ -560,7 +561,14 @@ class Channel:
         return bodies
 
     def counts(self, queue):
-        """Ready messages and consumers, by a passive declare. Everything that the queue had sent to this channel
-        before has come when the answer has, so that the next frame tells whether a delivery is missing."""
+        """Ready messages and consumers, by a passive declare. In RabbitMQ it may overtake publishes and
+        acknowledgements of the same channel: see `expect_counts`."""
         answer = self.call("queue.declare", queue=queue, passive=True)
         return answer.message_count, answer.consumer_count
+
+    def expect_counts(self, queue, ready, consumers, seconds=SECONDS_MAX):
+        """Waits until the queue counts so much. One message too many delivered and it never does."""
+        deadline = time.monotonic() + seconds
+        while (counts := self.counts(queue)) != (ready, consumers):
+            assert time.monotonic() < deadline, f"{queue}: {(ready, consumers)} expected, got {counts}"
+            time.sleep(0.01)

@@ -127,7 +127,7 @@ def test_after_a_fault_the_channel_waits_for_close_ok(connect, name):
     ch.publish(name, "lost as well")
     ch.send("channel.close-ok")
     again = connection.channel(1)
-    assert again.counts(name) == (0, 0)
+    again.expect_counts(name, 0, 0)
 
 
 def test_a_close_that_crosses_ours_is_answered(connect, name):
@@ -199,7 +199,7 @@ def test_what_a_silent_client_held_goes_to_another(connect, name):
     other = connect().channel()
     other.declare(name, durable=True)
     other.publish(name, "x")
-    assert other.counts(name) == (1, 0)
+    other.expect_counts(name, 1, 0)
     assert silent.get(name, no_ack=False).body == b"x"
     other.consume(name)
     assert other.expect("basic.deliver", redelivered=True).body == b"x"

@@ -29,7 +29,7 @@ def a_queue_with(consumer=None, messages=0):
             ch.publish(n, "x")
         if consumer is not None:
             ch.consume(n, consumer_tag="there", **consumer)
-        ch.counts(n)
+        ch.expect_counts(n, messages, int(consumer is not None))
 
     return before
 
@@ -292,4 +292,4 @@ def test_a_channel_fault_leaves_the_connection_and_its_other_channels_alone(conn
     other.publish(own, "still there")
     assert other.drain(own) == ["still there"]
     again = connection.channel(1)
-    assert again.counts(own) == (0, 0)
+    again.expect_counts(own, 0, 0)
