@@ -5,7 +5,6 @@
 //! on the disk after all.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::body::{Settled, SharedBody};
 use super::commit::{Core, DeliveryMarks, Op, Put};
 use super::error::CommitFailure;
+use super::files::FolderLock;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
 use super::ledger::Ledger;
@@ -57,7 +57,7 @@ pub(super) struct Committer {
     /// Reused by every record.
     pub(super) value: Vec<u8>,
     /// Frees the directory when the thread ends.
-    pub(super) _lock: File,
+    pub(super) _lock: FolderLock,
 }
 
 /// What a batch cost and will give back.
@@ -274,7 +274,7 @@ impl Committer {
         let is_due = self.key_records >= DATA_KEY_RECORDS_MAX || self.key_since.elapsed() >= hours;
         if let Some(file) = self.keyring.as_mut().filter(|_| is_due) {
             let key = file.next_data_key(now_ms(), |_| true).map_err(refused)?;
-            *data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
+            **data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
             self.core.data_key.store(Some(key));
             (self.key_since, self.key_records) = (Instant::now(), 0);
         }

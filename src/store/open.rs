@@ -86,7 +86,7 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
 
 fn sealing(dir: &Path, file: &KeyringFile, data: &Arc<Key>) -> Result<Sealing, StoreError> {
     let (root, store) = (&file.ring().root, file.ring().store);
-    let sealer = |key| Sealer::new(key, store).map_err(|e| StoreError::system(dir, e));
+    let sealer = |key| Sealer::new(key, store).map(Box::new).map_err(|e| StoreError::system(dir, e));
     Ok(Sealing::Sealed { meta: sealer(Arc::new(Key::meta(root)))?, data: sealer(Arc::clone(data))? })
 }
 
