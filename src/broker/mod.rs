@@ -15,6 +15,8 @@ pub mod message;
 pub mod name;
 pub mod queue;
 pub mod queue_type;
+mod ready;
+mod round;
 pub mod route;
 pub mod small_map;
 pub mod term;
