@@ -21,8 +21,11 @@ use super::record::{BodyRef, CommitRow, Content, EntryRecord, Manifest, RowRecor
 use super::rocks::{Batch, Rocks};
 use super::sealing::Sealing;
 use crate::broker::id::{BodyId, QueueId, Seq};
-use crate::limits::{COMMIT_BYTES_MAX, DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
+use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
 use crate::seal::record::Sealer;
+
+/// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
+const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// Entries and bodies of a queue that is gone, cleared away a step per batch.
 #[derive(Default)]
@@ -108,7 +111,9 @@ impl Committer {
         let started = Instant::now();
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
-        let mut batch = rocks.batch(2 * COMMIT_BYTES_MAX).map_err(refused)?;
+        let payload: usize = ops.iter().map(Op::batch_bytes).sum();
+        let capacity = payload + payload / 8 + ops.len() * RECORD_OVERHEAD_BYTES + 4096;
+        let mut batch = rocks.batch(capacity).map_err(refused)?;
         let (mut tally, mut force) = (Tally::default(), clean);
         for op in ops.iter() {
             force |= matches!(op, Op::Touch);
