@@ -6,6 +6,7 @@
 
 pub mod arguments;
 pub mod credit;
+pub mod dead_letter;
 pub mod equivalence;
 pub mod exchange;
 pub mod fault;

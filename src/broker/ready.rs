@@ -69,12 +69,6 @@ impl<D> Ready<D> {
         }
     }
 
-    /// The entry whose turn is next.
-    pub fn front(&mut self) -> Option<&Entry<D>> {
-        self.settle_top();
-        self.levels.get(self.top)?.front()
-    }
-
     /// Takes the entry whose turn is next.
     pub fn pop(&mut self) -> Option<Entry<D>> {
         self.settle_top();

@@ -16,10 +16,10 @@ use crate::session::port::{
 };
 use crate::store::Position;
 
-use super::engine_core::Engine;
+use super::engine_core::{Engine, now_ms};
 use super::outbox::{ConsumerSink, Outbox};
 use super::publish::RouteCache;
-use super::queue_cell::{QueueRef, Stored, wake};
+use super::queue_cell::{QueueRef, Stored};
 
 /// One connection's view of the engine. Dropping it takes its exclusive queues along.
 pub struct Client {
@@ -147,20 +147,20 @@ impl Broker for Client {
     fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(QueueRef, ConsumerId), Fault> {
         let queue = self.queue(spec.queue)?;
         let resource = Resource::queue(&queue.name, &self.engine.vhost);
-        ConsumerArguments::parse(spec.arguments, queue.kind()).map_err(|e| e.fault(resource))?;
+        let arguments =
+            ConsumerArguments::parse(spec.arguments, queue.kind()).map_err(|e| e.fault(resource))?;
         let sink = ConsumerSink {
             outbox: self.outbox.clone(),
             key: spec.key,
             credit: (!spec.no_ack).then(|| spec.credit.clone()),
         };
-        let options =
-            ConsumerOptions { prefetch: spec.prefetch, no_ack: spec.no_ack, exclusive: spec.exclusive };
-        let mut touched = Vec::new();
-        let mut contents = queue.lock();
-        let added = contents.add_consumer(sink, options);
-        contents.assign(&mut touched);
-        drop(contents);
-        wake(&touched);
+        let options = ConsumerOptions {
+            prefetch: spec.prefetch,
+            no_ack: spec.no_ack,
+            exclusive: spec.exclusive,
+            priority: arguments.priority,
+        };
+        let added = self.engine.with_queue(&queue, |contents, _| contents.add_consumer(sink, options));
         match added {
             Ok(id) => Ok((queue, id)),
             Err(ConsumeRefused::Deleted) => Err(Fault::no_queue(spec.queue, &self.engine.vhost)),
@@ -172,12 +172,11 @@ impl Broker for Client {
     }
 
     fn cancel(&mut self, queue: &QueueRef, consumer: ConsumerId, key: u32) {
-        let mut contents = queue.lock();
-        let was_there = contents.remove_consumer(consumer);
-        drop(contents);
+        let was_there = self.engine.with_queue(queue, |contents, _| contents.remove_consumer(consumer));
+        self.engine.touch(queue);
         let undelivered = self.outbox.remove(key);
         if !undelivered.is_empty() {
-            queue.requeue(Some(consumer), undelivered, &self.engine.store);
+            self.engine.requeue(queue, Some(consumer), undelivered);
         }
         if was_there {
             self.delete_if_abandoned(queue);
@@ -186,23 +185,32 @@ impl Broker for Client {
 
     fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {
         let queue = self.queue(name)?;
-        let mut contents = queue.lock();
-        let entry = contents.get();
-        let left = contents.counts().ready as u32;
-        drop(contents);
+        self.engine.touch(&queue);
+        if queue.arguments.single_active_consumer {
+            return Err(Fault::single_active(name, &self.engine.vhost));
+        }
+        let now_ms = now_ms();
+        let (entry, left) = self.engine.with_queue(&queue, |contents, dead| {
+            contents.expire(now_ms, dead);
+            (contents.get(), contents.counts().ready as u32)
+        });
         Ok(entry.map(|entry| (queue, entry, left)))
     }
 
     fn settle(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: &mut Vec<Entry<Stored>>) {
-        queue.settle(consumer, entries, &self.engine.store);
+        self.engine.settle(queue, consumer, entries);
+    }
+
+    fn reject(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
+        self.engine.reject(queue, consumer, entries);
     }
 
     fn requeue(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
-        queue.requeue(consumer, entries, &self.engine.store);
+        self.engine.requeue(queue, consumer, entries);
     }
 
     fn resume(&mut self, queue: &QueueRef, consumer: ConsumerId) {
-        queue.resume(consumer);
+        self.engine.with_queue(queue, |contents, _| contents.resume(consumer));
     }
 
     fn unique_name(&mut self, prefix: &str) -> Result<Vec<u8>, Fault> {

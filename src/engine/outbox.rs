@@ -144,7 +144,7 @@ mod tests {
 
     fn entry(seq: u64, size: usize) -> Entry<Stored> {
         let message = Message::new(b"", b"", &[], &[&vec![0; size]]);
-        Entry { seq: Seq(seq), redelivered: false, delivery_count: 0, message, durable: Stored::default() }
+        Entry::new(Seq(seq), message, Stored::default())
     }
 
     fn fill(sink: &ConsumerSink, count: usize, size: usize) -> usize {

@@ -10,15 +10,12 @@ use crate::amqp::reply_code::ReplyCode;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::message::Message;
 use crate::broker::topology::Topology;
-use crate::limits::INLINE_BODY_BYTES_MAX;
 use crate::session::port::{Barrier, Outcome, Publish};
 use crate::store::Position;
 
 use super::client::Client;
-use super::engine_core::now_ms;
+use super::operations::Targets;
 use super::queue_cell::{Incoming, QueueRef};
-
-type Targets = SmallVec<[QueueRef; 4]>;
 
 /// Where the last message went: publishers rarely change their route, so most messages find theirs
 /// here instead of in the topology.
@@ -44,20 +41,19 @@ impl Client {
             return;
         }
         let topology = self.engine.topology.load_full();
-        let now_ms = now_ms();
         let mut run = Run { targets: Targets::new(), incoming: Vec::with_capacity(batch.len()), first: 0 };
         let mut closed: SmallVec<[u16; 4]> = SmallVec::new();
         let mut highest = Position(0);
         for publish in batch.drain(..) {
             if closed.contains(&publish.channel) {
-                self.finish(&mut run, outcomes, &mut highest, now_ms);
+                self.finish(&mut run, outcomes, &mut highest);
                 outcomes.push(Outcome::Skipped);
                 continue;
             }
             let routed = self.routes.find(&topology, &publish.message, &self.engine.vhost);
             let same = matches!(&routed, Ok(Found::AsBefore)) && !run.incoming.is_empty();
             if !same {
-                self.finish(&mut run, outcomes, &mut highest, now_ms);
+                self.finish(&mut run, outcomes, &mut highest);
             }
             match routed {
                 Err(fault) => {
@@ -78,31 +74,23 @@ impl Client {
                 }
             }
         }
-        self.finish(&mut run, outcomes, &mut highest, now_ms);
+        self.finish(&mut run, outcomes, &mut highest);
         // One wake-up for the whole batch: the confirms become due together or in order.
         self.barrier(highest);
     }
 
     /// Enqueues a run in each of its queues, one lock after another, and fills in the barriers.
-    fn finish(&self, run: &mut Run, outcomes: &mut [Outcome], highest: &mut Position, now_ms: u64) {
+    fn finish(&self, run: &mut Run, outcomes: &mut [Outcome], highest: &mut Position) {
         if run.incoming.is_empty() {
             return;
         }
-        let store = &self.engine.store;
-        let stored = run.targets.iter().filter(|queue| queue.is_stored()).count() as u32;
-        if stored > 0 {
-            for item in run.incoming.iter_mut().filter(|item| item.persistent) {
-                if stored > 1 || item.message.size_bytes() > INLINE_BODY_BYTES_MAX {
-                    item.shared = Some(store.shared_body(&item.message, stored));
-                }
-            }
-        }
-        for queue in &run.targets {
-            queue.enqueue(&mut run.incoming, store, now_ms);
-        }
+        self.engine.enqueue(&run.targets, &mut run.incoming);
         for (item, outcome) in run.incoming.drain(..).zip(outcomes.iter_mut().skip(run.first)) {
             *highest = item.barrier.max(*highest);
-            *outcome = Outcome::Routed(Barrier(item.barrier.0));
+            *outcome = match item.refused {
+                true => Outcome::Refused,
+                false => Outcome::Routed(Barrier(item.barrier.0)),
+            };
         }
     }
 }
@@ -112,8 +100,10 @@ fn incoming(publish: Publish) -> Incoming {
         message: publish.message,
         persistent: publish.persistent,
         priority: publish.priority,
+        ttl_ms: publish.expiration_ms,
         shared: None,
         barrier: Position(0),
+        refused: false,
     }
 }
 

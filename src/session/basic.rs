@@ -283,8 +283,9 @@ impl<B: Broker> Session<B> {
         if requeue {
             self.give_back(taken);
         } else {
-            taken.into_iter().for_each(|unacked| self.settle_unacked(unacked));
-            self.flush_settled();
+            self.give_up(taken, |broker, source, entries| {
+                broker.reject(&source.queue, source.consumer, entries);
+            });
         }
         if self.channel(number)?.credit.is_limited() {
             self.resume_channel(number);
@@ -336,18 +337,30 @@ impl<B: Broker> Session<B> {
 
     /// Puts deliveries back into their queues, in order, as redelivered.
     pub(super) fn give_back(&mut self, taken: Vec<Unacked<B::Durable>>) {
+        self.give_up(taken, |broker, source, entries| {
+            let entries = entries.into_iter().map(returned).collect();
+            broker.requeue(&source.queue, source.consumer, entries);
+        });
+    }
+
+    /// Parts with deliveries, source by source, in order.
+    fn give_up(
+        &mut self,
+        taken: Vec<Unacked<B::Durable>>,
+        to: impl Fn(&mut B, &Source<B::Queue>, Vec<Entry<B::Durable>>),
+    ) {
         self.flush_settled();
         let mut rest = taken.into_iter().peekable();
         while let Some(first) = rest.next() {
             let key = first.source;
-            let mut entries = vec![returned(first.entry)];
+            let mut entries = vec![first.entry];
             while let Some(next) = rest.next_if(|u| u.source == key) {
-                entries.push(returned(next.entry));
+                entries.push(next.entry);
             }
             let count = entries.len();
             self.credit_back(key, count as u32);
             if let Some(source) = self.sources.get(key as usize) {
-                self.broker.requeue(&source.queue, source.consumer, entries);
+                to(&mut self.broker, source, entries);
             }
             self.less_outstanding(key, count);
             self.drop_idle(key as usize);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::amqp::frame;
 use crate::amqp::method::Method;
-use crate::amqp::properties::{ContentHeader, PERSISTENT, Properties};
+use crate::amqp::properties::{ContentHeader, Properties};
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::credit::ChannelCredit;
 use crate::broker::fault::{Fault, lossy};
@@ -55,6 +55,7 @@ struct Content {
     mandatory: bool,
     persistent: bool,
     priority: u8,
+    expiration_ms: Option<u64>,
     properties: Vec<u8>,
     /// body frames before the last one
     body: Vec<u8>,
@@ -255,6 +256,7 @@ impl<B: Broker> Session<B> {
             mandatory: content.mandatory,
             persistent: content.persistent,
             priority: content.priority,
+            expiration_ms: content.expiration_ms,
             message: Message::new(
                 &content.exchange,
                 &content.routing_key,
@@ -337,13 +339,30 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
         );
         return Err(Fault::new(ReplyCode::PreconditionFailed, text));
     }
+    let expiration_ms = properties.expiration.map(expiration).transpose()?;
     let content = &mut channel.content;
-    content.persistent = properties.delivery_mode == Some(PERSISTENT);
+    content.expiration_ms = expiration_ms;
+    content.persistent = properties.is_persistent();
     content.priority = properties.priority.unwrap_or(0);
     content.properties.clear();
     content.properties.extend_from_slice(header.properties);
     channel.expect = Expect::Body(header.body_size);
     Ok(header.body_size == 0)
+}
+
+/// The property `expiration`: milliseconds as decimal text, at most ten years (RabbitMQ, ttl.md).
+fn expiration(text: &[u8]) -> Result<u64, Fault> {
+    const MS_MAX: u64 = 315_360_000_000;
+    let digits = std::str::from_utf8(text).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+    let refuse = |why: &str| {
+        let text = format!("invalid expiration '{}': {why}", lossy(text));
+        Err(Fault::new(ReplyCode::PreconditionFailed, text))
+    };
+    match digits.and_then(|t| t.parse::<u64>().ok()) {
+        Some(ms) if ms > MS_MAX => refuse(&format!("{{value_too_large,{ms}}}")),
+        Some(ms) => Ok(ms),
+        None => refuse("no_integer"),
+    }
 }
 
 fn expected_method() -> Fault {

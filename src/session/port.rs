@@ -64,6 +64,8 @@ pub struct Publish {
     pub persistent: bool,
     /// the property `priority`, 0 when absent
     pub priority: u8,
+    /// the property `expiration` in milliseconds
+    pub expiration_ms: Option<u64>,
     /// the message
     pub message: Message,
 }
@@ -212,12 +214,19 @@ pub trait Broker {
     fn get(&mut self, queue: &[u8]) -> Result<Got<Self>, Fault>
     where
         Self: Sized;
-    /// Acknowledged or rejected for good: all of one consumer (or of basic.get); leaves `entries` empty.
+    /// Acknowledged: all of one consumer (or of basic.get); leaves `entries` empty.
     fn settle(
         &mut self,
         queue: &Self::Queue,
         consumer: Option<ConsumerId>,
         entries: &mut Vec<Entry<Self::Durable>>,
+    );
+    /// Rejected for good: dead letters, where the queue says so.
+    fn reject(
+        &mut self,
+        queue: &Self::Queue,
+        consumer: Option<ConsumerId>,
+        entries: Vec<Entry<Self::Durable>>,
     );
     /// Back to the queue, to its old place.
     fn requeue(

@@ -91,7 +91,7 @@ mod tests {
         for _ in 0..n {
             let tag = list.next_tag();
             let message = Message::new(b"", b"", &[], &[]);
-            let entry = Entry { seq: Seq(tag), redelivered: false, delivery_count: 0, message, durable: () };
+            let entry = Entry::new(Seq(tag), message, ());
             list.push(Unacked { tag, source: 0, entry });
         }
         list
