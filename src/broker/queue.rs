@@ -62,6 +62,9 @@ enum Turn {
     Blocked,
 }
 
+/// Places of consumers that have left may make up half of the round and so many more.
+const ROUND_SLACK: usize = 16;
+
 /// What a consumer may do, from basic.consume and basic.qos.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConsumerOptions {
@@ -155,7 +158,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
         while !self.ready.is_empty() {
             let Some(id) = self.round.pop_front() else { return };
             let alone = self.round.is_empty();
-            let Some(consumer) = self.consumers.get_mut(id.slot) else { continue };
+            // Consumers that left may still stand in the round.
+            let Some(consumer) = self.consumers.get_mut(id.slot).filter(|c| c.serial == id.serial) else {
+                continue;
+            };
             let credit = match consumer.prefetch {
                 Some(limit) => limit.saturating_sub(consumer.in_flight) as usize,
                 None => usize::MAX,
@@ -206,17 +212,28 @@ impl<D, S: Sink<D>> Queue<D, S> {
     }
 
     /// Puts entries back where they were; [`Queue::settle`] has taken them off the count before.
-    /// Whether they count as redelivered is the caller's knowledge.
-    pub fn requeue(&mut self, entries: impl IntoIterator<Item = Entry<D>>) {
-        for entry in entries {
-            self.ready_bytes += entry.message.size_bytes();
-            match self.ready.front() {
-                Some(front) if front.seq < entry.seq => {
-                    let at = self.ready.partition_point(|e| e.seq < entry.seq);
-                    self.ready.insert(at, entry);
-                }
-                Some(_) | None => self.ready.push_front(entry),
-            }
+    /// Whether they count as redelivered is the caller's knowledge. A consumer may die with a million
+    /// of them, so the cost is one pass over them and over what stands between them.
+    pub fn requeue(&mut self, mut entries: Vec<Entry<D>>) {
+        self.ready_bytes += entries.iter().map(|e| e.message.size_bytes()).sum::<usize>();
+        if !entries.is_sorted_by_key(|e| e.seq) {
+            entries.sort_unstable_by_key(|e| e.seq);
+        }
+        let Some(last) = entries.last().map(|e| e.seq) else { return };
+        let before_last = self.ready.partition_point(|e| e.seq < last);
+        if entries.len() == 1 {
+            entries.pop().into_iter().for_each(|entry| self.ready.insert(before_last, entry));
+            return;
+        }
+        let mut between: Vec<Entry<D>> = self.ready.drain(..before_last).collect();
+        loop {
+            let next = match (entries.last(), between.last()) {
+                (Some(entry), Some(other)) if entry.seq < other.seq => between.pop(),
+                (Some(_), _) => entries.pop(),
+                (None, _) => between.pop(),
+            };
+            let Some(next) = next else { return };
+            self.ready.push_front(next);
         }
     }
 
@@ -266,8 +283,12 @@ impl<D, S: Sink<D>> Queue<D, S> {
             return false;
         }
         self.consumers.remove(id.slot);
-        self.round.retain(|other| *other != id);
         self.exclusive = false;
+        // Looking for it in the round each time would make thousands of consumers leave in minutes.
+        if self.round.len() > 2 * self.consumers.len() + ROUND_SLACK {
+            let consumers = &self.consumers;
+            self.round.retain(|id| consumers.get(id.slot).is_some_and(|c| c.serial == id.serial));
+        }
         true
     }
 
@@ -421,7 +442,7 @@ mod tests {
         q.remove_consumer(id);
         taken.swap(0, 2);
         q.settle(Some(id), 3);
-        q.requeue(taken.into_iter().map(|e| Entry { redelivered: true, ..e }));
+        q.requeue(taken.into_iter().map(|e| Entry { redelivered: true, ..e }).collect());
         let (b, _) = consume(&mut q, 0);
         assign(&mut q);
         assert_eq!(b.seqs(), [1, 2, 3, 4, 5]);
@@ -479,5 +500,56 @@ mod tests {
         assign(&mut q);
         assert_eq!((a.seqs(), b.seqs()), (vec![1], vec![2]));
         assert_eq!(q.counts().unacked, 1);
+    }
+
+    #[test]
+    fn what_comes_back_is_put_between_what_stands_there() {
+        let mut q = queue_of(9);
+        let mut taken: Vec<_> = std::iter::from_fn(|| q.get()).collect();
+        let odd: Vec<_> = taken.extract_if(.., |e| e.seq.0 % 2 == 1).collect();
+        q.requeue(odd);
+        q.requeue(taken.split_off(2));
+        q.requeue(taken.split_off(1));
+        q.requeue(taken);
+        assert_eq!(q.ready.iter().map(|e| e.seq.0).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+        assert_eq!(q.counts().ready_bytes, 9 * 13);
+    }
+
+    /// Inserting one by one takes minutes here.
+    #[test]
+    fn a_consumer_that_dies_with_many_entries_is_quick_to_clean_up_after() {
+        let mut q = queue_of(400_000);
+        let taken: Vec<_> = (0..300_000).filter_map(|_| q.get()).collect();
+        let start = std::time::Instant::now();
+        q.requeue(taken);
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        assert!(q.ready.iter().is_sorted_by_key(|e| e.seq) && q.ready.len() == 400_000);
+    }
+
+    #[test]
+    fn consumers_that_come_and_go_leave_nothing_behind() {
+        let mut q = queue_of(0);
+        let (a, _) = consume(&mut q, 0);
+        for _ in 0..1000 {
+            let (_, id) = consume(&mut q, 0);
+            assert!(q.remove_consumer(id));
+        }
+        assert!(q.round.len() <= 2 + ROUND_SLACK, "{}", q.round.len());
+        let (b, _) = consume(&mut q, 0);
+        for _ in 0..4 {
+            publish(&mut q);
+            assign(&mut q);
+        }
+        assert_eq!((a.seqs(), b.seqs()), (vec![1, 3], vec![2, 4]));
+    }
+
+    /// Searching the round for each that leaves takes minutes here.
+    #[test]
+    fn a_hundred_thousand_consumers_leave_quickly() {
+        let mut q = queue_of(0);
+        let ids: Vec<_> = (0..100_000).map(|_| consume(&mut q, 1).1).collect();
+        let start = std::time::Instant::now();
+        assert!(ids.into_iter().rev().all(|id| q.remove_consumer(id)));
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     }
 }

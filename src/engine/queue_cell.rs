@@ -183,7 +183,7 @@ impl QueueCell {
         let mut contents = self.lock();
         contents.settle(consumer, entries.len());
         if !contents.is_deleted() {
-            contents.requeue(entries.drain(..));
+            contents.requeue(std::mem::take(&mut entries));
             contents.assign(&mut touched);
         }
         drop(contents);
