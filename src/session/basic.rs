@@ -358,7 +358,6 @@ impl<B: Broker> Session<B> {
         let Some(source) = self.sources.get(key as usize) else { return };
         if let (Some(_), Some(Some(channel))) =
             (source.consumer, self.channels.get(usize::from(source.channel)))
-            && channel.credit.is_limited()
         {
             channel.credit.give_back(count);
         }
