@@ -313,13 +313,12 @@ impl<D, S: Sink<D>> Queue<D, S> {
 
     /// Puts entries back where they were; [`Queue::settle`] has taken them off the count before.
     /// Whether they count as redelivered is the caller's knowledge; what came back too often is dead.
-    pub fn requeue(&mut self, entries: impl IntoIterator<Item = Entry<D>>, dead: &mut Dead<D>) {
-        for entry in entries {
-            match self.rules.delivery_limit {
-                Some(limit) if entry.delivery_count > limit => dead.push((entry, Death::DeliveryLimit)),
-                Some(_) | None => self.ready.put_back(entry),
-            }
+    pub fn requeue(&mut self, mut entries: Vec<Entry<D>>, dead: &mut Dead<D>) {
+        if let Some(limit) = self.rules.delivery_limit {
+            let over = entries.extract_if(.., |entry| entry.delivery_count > limit);
+            dead.extend(over.map(|entry| (entry, Death::DeliveryLimit)));
         }
+        self.ready.put_back(entries);
     }
 
     /// Takes the first ready entry for basic.get; it counts as unacknowledged until it is settled.
@@ -394,6 +393,7 @@ mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
+    use super::super::round::ROUND_SLACK;
     use super::*;
 
     /// A consumer with room for so many entries.
@@ -512,7 +512,7 @@ mod tests {
         q.remove_consumer(id);
         taken.swap(0, 2);
         q.settle(Some(id), 3);
-        q.requeue(taken.into_iter().map(|e| Entry { redelivered: true, ..e }), &mut Vec::new());
+        q.requeue(taken.into_iter().map(|e| Entry { redelivered: true, ..e }).collect(), &mut Vec::new());
         let (b, _) = consume(&mut q, 0);
         assign(&mut q);
         assert_eq!(b.seqs(), [1, 2, 3, 4, 5]);
@@ -637,9 +637,59 @@ mod tests {
         for returns in 1..=3 {
             let entry = q.get().unwrap();
             q.settle(None, 1);
-            q.requeue([Entry { delivery_count: returns, ..entry }], &mut dead);
+            q.requeue(vec![Entry { delivery_count: returns, ..entry }], &mut dead);
         }
         assert_eq!(died(&dead), [(1, Death::DeliveryLimit)]);
         assert_eq!(q.counts(), Counts::default());
+    }
+
+    #[test]
+    fn what_comes_back_is_put_between_what_stands_there() {
+        let mut q = queue_of(9);
+        let mut taken: Vec<_> = std::iter::from_fn(|| q.get()).collect();
+        let odd: Vec<_> = taken.extract_if(.., |e| e.seq.0 % 2 == 1).collect();
+        q.requeue(odd, &mut Vec::new());
+        q.requeue(taken.split_off(2), &mut Vec::new());
+        q.requeue(taken.split_off(1), &mut Vec::new());
+        q.requeue(taken, &mut Vec::new());
+        assert_eq!(q.purge().iter().map(|e| e.seq.0).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+    }
+
+    /// Inserting one by one takes minutes here.
+    #[test]
+    fn a_consumer_that_dies_with_many_entries_is_quick_to_clean_up_after() {
+        let mut q = queue_of(400_000);
+        let taken: Vec<_> = (0..300_000).filter_map(|_| q.get()).collect();
+        let start = std::time::Instant::now();
+        q.requeue(taken, &mut Vec::new());
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        assert!(q.counts().ready == 400_000 && q.purge().is_sorted_by_key(|e| e.seq));
+    }
+
+    #[test]
+    fn consumers_that_come_and_go_leave_nothing_behind() {
+        let mut q = queue_of(0);
+        let (a, _) = consume(&mut q, 0);
+        for _ in 0..1000 {
+            let (_, id) = consume(&mut q, 0);
+            assert!(q.remove_consumer(id));
+        }
+        assert!(q.round.in_line() <= 2 + ROUND_SLACK, "{}", q.round.in_line());
+        let (b, _) = consume(&mut q, 0);
+        for _ in 0..4 {
+            publish(&mut q);
+            assign(&mut q);
+        }
+        assert_eq!((a.seqs(), b.seqs()), (vec![1, 3], vec![2, 4]));
+    }
+
+    /// Searching the round for each that leaves takes minutes here.
+    #[test]
+    fn a_hundred_thousand_consumers_leave_quickly() {
+        let mut q = queue_of(0);
+        let ids: Vec<_> = (0..100_000).map(|_| consume(&mut q, 1).1).collect();
+        let start = std::time::Instant::now();
+        assert!(ids.into_iter().rev().all(|id| q.remove_consumer(id)));
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     }
 }

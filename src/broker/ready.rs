@@ -55,17 +55,39 @@ impl<D> Ready<D> {
         }
     }
 
-    /// Puts an entry back to its old place.
-    pub fn put_back(&mut self, entry: Entry<D>) {
-        let level = self.level(entry.priority);
-        self.count_in(level, entry.message.body().len());
+    /// Puts entries back to their old places. A consumer may die with a million of them, so the cost is
+    /// one pass over them and over what stands between them.
+    pub fn put_back(&mut self, mut entries: Vec<Entry<D>>) {
+        if self.levels.len() == 1 {
+            return self.put_back_to(0, entries);
+        }
+        while let Some(priority) = entries.first().map(|e| e.priority) {
+            let same: Vec<_> = entries.extract_if(.., |e| e.priority == priority).collect();
+            self.put_back_to(self.level(priority), same);
+        }
+    }
+
+    fn put_back_to(&mut self, level: usize, mut entries: Vec<Entry<D>>) {
+        entries.iter().for_each(|e| self.count_in(level, e.message.body().len()));
         let Some(list) = self.levels.get_mut(level) else { return };
-        match list.front() {
-            Some(front) if front.seq < entry.seq => {
-                let at = list.partition_point(|e| e.seq < entry.seq);
-                list.insert(at, entry);
-            }
-            Some(_) | None => list.push_front(entry),
+        if !entries.is_sorted_by_key(|e| e.seq) {
+            entries.sort_unstable_by_key(|e| e.seq);
+        }
+        let Some(last) = entries.last().map(|e| e.seq) else { return };
+        let before_last = list.partition_point(|e| e.seq < last);
+        if entries.len() == 1 {
+            entries.pop().into_iter().for_each(|entry| list.insert(before_last, entry));
+            return;
+        }
+        let mut between: Vec<Entry<D>> = list.drain(..before_last).collect();
+        loop {
+            let next = match (entries.last(), between.last()) {
+                (Some(entry), Some(other)) if entry.seq < other.seq => between.pop(),
+                (Some(_), _) => entries.pop(),
+                (None, _) => between.pop(),
+            };
+            let Some(next) = next else { return };
+            list.push_front(next);
         }
     }
 
@@ -151,9 +173,7 @@ mod tests {
         for (seq, priority) in [(3, 1), (4, 0), (6, 1)] {
             ready.push(entry(seq, priority));
         }
-        for (seq, priority) in [(5, 1), (2, 0), (1, 1)] {
-            ready.put_back(entry(seq, priority));
-        }
+        ready.put_back(vec![entry(5, 1), entry(2, 0), entry(1, 1)]);
         assert_eq!(order(&mut ready), [1, 3, 5, 6, 2, 4]);
     }
 

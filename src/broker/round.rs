@@ -7,6 +7,9 @@ use slab::Slab;
 
 use super::queue::{ConsumeRefused, ConsumerId, ConsumerOptions};
 
+/// Places of consumers that have left may make up half of the lines and so many more.
+pub(super) const ROUND_SLACK: usize = 16;
+
 /// A consumer as its queue keeps it.
 pub(super) struct Consumer<S> {
     serial: u64,
@@ -104,11 +107,11 @@ impl<S> Round<S> {
 
     /// Removes a consumer; with a single active one, the next in succession takes over.
     pub fn remove(&mut self, id: ConsumerId) -> bool {
-        let Some(consumer) = self.consumers.get(id.slot).filter(|c| c.serial == id.serial) else {
+        if self.get_mut(id).is_none() {
             return false;
-        };
-        self.leave_line(consumer.priority, id);
+        }
         self.consumers.remove(id.slot);
+        self.tidy_lines();
         self.exclusive = false;
         if let Some(succession) = &mut self.succession {
             succession.retain(|other| *other != id);
@@ -120,9 +123,15 @@ impl<S> Round<S> {
     /// Takes the first in line, and says whether nobody else of its priority waits.
     pub fn next(&mut self) -> Option<(ConsumerId, bool)> {
         // Those of lower priority do not count: they get nothing while this one has room.
-        let (_, line) = self.lines.iter_mut().find(|(_, line)| !line.is_empty())?;
-        let id = line.pop_front()?;
-        Some((id, line.is_empty()))
+        for (_, line) in &mut self.lines {
+            while let Some(id) = line.pop_front() {
+                // Consumers that left may still stand in line.
+                if self.consumers.get(id.slot).is_some_and(|c| c.serial == id.serial) {
+                    return Some((id, line.is_empty()));
+                }
+            }
+        }
+        None
     }
 
     pub fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer<S>> {
@@ -187,10 +196,20 @@ impl<S> Round<S> {
         }
     }
 
-    fn leave_line(&mut self, priority: i64, id: ConsumerId) {
-        if let Some((_, line)) = self.lines.iter_mut().find(|(other, _)| *other == priority) {
-            line.retain(|other| *other != id);
+    /// Looking for each that leaves would make thousands of consumers leave in minutes: now and then
+    /// the lines are cleared of all that have left.
+    fn tidy_lines(&mut self) {
+        if self.in_line() > 2 * self.consumers.len() + ROUND_SLACK {
+            let consumers = &self.consumers;
+            for (_, line) in &mut self.lines {
+                line.retain(|id| consumers.get(id.slot).is_some_and(|c| c.serial == id.serial));
+            }
         }
+    }
+
+    /// Places in the lines, of consumers that have left as well.
+    pub fn in_line(&self) -> usize {
+        self.lines.iter().map(|(_, line)| line.len()).sum()
     }
 }
 

@@ -106,9 +106,15 @@ pub struct ConsumerSink {
     pub(super) credit: Option<Arc<ChannelCredit>>,
 }
 
+impl ConsumerSink {
+    /// Entries that it took will not be delivered: they take no room in the channel's limit.
+    pub(super) fn give_back(&self, count: usize) {
+        self.credit.iter().for_each(|credit| credit.give_back(count as u32));
+    }
+}
+
 impl Sink<Stored> for ConsumerSink {
     fn take(&self, max: usize, mut next: impl FnMut() -> Option<Entry<Stored>>) -> usize {
-        let limit = self.credit.as_ref().filter(|credit| credit.is_limited());
         let mut inner = self.outbox.lock();
         let mut taken = 0;
         while taken < max {
@@ -116,10 +122,13 @@ impl Sink<Stored> for ConsumerSink {
                 self.outbox.starved.store(true, Ordering::Release);
                 break;
             }
-            if limit.is_some_and(|credit| !credit.take()) {
+            if self.credit.as_ref().is_some_and(|credit| !credit.take()) {
                 break;
             }
-            let Some(entry) = next() else { break };
+            let Some(entry) = next() else {
+                self.give_back(1);
+                break;
+            };
             inner.bytes += entry.message.size_bytes();
             inner.waiting.push_back(Waiting::Delivery(self.key, entry));
             taken += 1;

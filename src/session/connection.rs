@@ -89,15 +89,10 @@ pub struct Session<B: Broker> {
     /// channels with publishes that wait for their confirm
     pub(super) confirming: Vec<u16>,
     held: Option<Held>,
-    alarm: Option<&'static str>,
-    blocked: bool,
+    pub(super) alarm: Option<&'static str>,
+    pub(super) blocked: bool,
     close_reason: Option<String>,
 }
-
-/// Publishes gathered before they are handed to the broker: past this one lock is held too long.
-const BATCH_MESSAGES_MAX: usize = 128;
-/// The same in bytes.
-const BATCH_BYTES_MAX: usize = 256 * 1024;
 
 impl<B: Broker> Session<B> {
     /// A session at its first byte.
@@ -397,24 +392,6 @@ impl<B: Broker> Session<B> {
     }
 
     // ---- the broker
-
-    /// Queues a publish; the broker gets them in batches.
-    pub(super) fn enqueue(&mut self, publish: Publish) {
-        self.batch_bytes += publish.message.size_bytes();
-        self.batch.push(publish);
-        if let Some(reason) = self.alarm
-            && !self.blocked
-        {
-            self.blocked = true;
-            if self.capabilities.connection_blocked {
-                let blocked = Method::ConnectionBlocked { reason: reason.as_bytes() };
-                frame::write_method(&mut self.out, 0, &blocked);
-            }
-        }
-        if self.batch.len() >= BATCH_MESSAGES_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
-            self.flush_publishes();
-        }
-    }
 
     /// Hands everything that was gathered to the broker: publishes first, so that a reply is stored
     /// before the request that it answers is acknowledged.

@@ -16,6 +16,8 @@ mod confirm;
 mod connection;
 mod handshake;
 pub mod port;
+mod publish;
+mod settle;
 mod topology;
 mod unacked;
 
