@@ -38,7 +38,7 @@ pub fn dead_letter(message: &Message, demise: &Demise<'_>) -> Message {
     }
     let mut headers = TableWriter::new();
     for (name, value) in old_headers.iter().map_while(Result::ok) {
-        if !is_ours(name, message.is_dead_lettered()) {
+        if !is_ours(name) {
             headers = headers.raw_entry(name, value);
         }
     }
@@ -50,9 +50,10 @@ pub fn dead_letter(message: &Message, demise: &Demise<'_>) -> Message {
             .entry(&format!("x-{which}-death-queue"), Value::LongStr(demise.queue))
             .entry(&format!("x-{which}-death-reason"), Value::LongStr(reason))
     };
-    if !message.is_dead_lettered() {
-        headers = facts("first", headers);
-    }
+    headers = match message.is_dead_lettered() {
+        false => facts("first", headers),
+        true => first_death(old_headers, headers),
+    };
     headers = facts("last", headers);
     let new = Properties { headers: Some(headers.as_table()), expiration: None, ..old };
     let mut block = Vec::new();
@@ -119,23 +120,27 @@ fn death_entry(
         return entry;
     }
     let keys = TableWriter::new().item(Value::LongStr(message.routing_key()));
-    let mut entry = TableWriter::new()
+    let expiration = properties.expiration.map(Value::LongStr);
+    let entry = TableWriter::new();
+    let entry = expiration.into_iter().fold(entry, |entry, value| entry.entry("original-expiration", value));
+    entry
         .entry("count", Value::I64(1))
         .entry("reason", Value::LongStr(demise.death.as_str().as_bytes()))
         .entry("queue", Value::LongStr(demise.queue))
         .entry("time", Value::Timestamp(demise.at_seconds))
         .entry("exchange", Value::LongStr(message.exchange()))
-        .entry("routing-keys", Value::Array(keys.as_array()));
-    if let Some(expiration) = properties.expiration {
-        entry = entry.entry("original-expiration", Value::LongStr(expiration));
-    }
-    entry
+        .entry("routing-keys", Value::Array(keys.as_array()))
 }
 
-/// Headers that are written anew; the first death's stay once they are there.
-fn is_ours(name: &[u8], has_died: bool) -> bool {
-    let is_first = name.starts_with(b"x-first-death-");
-    name == X_DEATH.as_bytes() || name.starts_with(b"x-last-death-") || (is_first && !has_died)
+/// The first death's headers stay as they are.
+fn first_death(old: Table<'_>, headers: TableWriter) -> TableWriter {
+    let first = old.iter().map_while(Result::ok).filter(|(name, _)| name.starts_with(b"x-first-death-"));
+    first.fold(headers, |headers, (name, value)| headers.raw_entry(name, value))
+}
+
+/// Headers that tell of deaths; they come last, in RabbitMQ's order.
+fn is_ours(name: &[u8]) -> bool {
+    name == X_DEATH.as_bytes() || name.starts_with(b"x-first-death-") || name.starts_with(b"x-last-death-")
 }
 
 #[cfg(test)]

@@ -44,16 +44,6 @@ impl Fault {
         Fault::new(ReplyCode::ResourceLocked, text)
     }
 
-    /// 405 for basic.get on a queue whose single active consumer is to see everything, in RabbitMQ's words.
-    pub fn single_active(queue: &[u8], vhost: &str) -> Fault {
-        let text = format!(
-            "cannot obtain access to locked queue '{}' in vhost '{vhost}'. basic.get operations are not \
-             supported by classic queues with single active consumer",
-            lossy(queue)
-        );
-        Fault::new(ReplyCode::ResourceLocked, text)
-    }
-
     /// 541: the store has failed, nothing can be promised any more.
     pub fn store_failed() -> Fault {
         Fault::new(ReplyCode::InternalError, "the store has failed")

@@ -354,11 +354,6 @@ impl<D, S: Sink<D>> Queue<D, S> {
         self.had_consumer && self.round.is_empty()
     }
 
-    /// Whether basic.get is refused: a single active consumer is to see everything.
-    pub fn is_single_active(&self) -> bool {
-        self.round.is_single_active()
-    }
-
     /// Marks it deleted and gives up what is ready and who consumed; later pushes and consumers are
     /// refused by whoever asks [`Queue::is_deleted`] first.
     pub fn delete(&mut self) -> (Vec<Entry<D>>, Vec<S>) {

@@ -73,11 +73,6 @@ impl<S> Round<S> {
         self.consumers.is_empty()
     }
 
-    /// Whether only one consumer at a time gets anything.
-    pub fn is_single_active(&self) -> bool {
-        self.succession.is_some()
-    }
-
     pub fn add(&mut self, sink: S, options: ConsumerOptions) -> Result<ConsumerId, ConsumeRefused> {
         if self.exclusive || (options.exclusive && !self.consumers.is_empty()) {
             return Err(ConsumeRefused::InExclusiveUse);

@@ -186,9 +186,6 @@ impl Broker for Client {
     fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {
         let queue = self.queue(name)?;
         self.engine.touch(&queue);
-        if queue.arguments.single_active_consumer {
-            return Err(Fault::single_active(name, &self.engine.vhost));
-        }
         let now_ms = now_ms();
         let (entry, left) = self.engine.with_queue(&queue, |contents, dead| {
             contents.expire(now_ms, dead);

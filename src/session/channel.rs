@@ -352,17 +352,16 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
 
 /// The property `expiration`: milliseconds as decimal text, at most ten years (RabbitMQ, ttl.md).
 fn expiration(text: &[u8]) -> Result<u64, Fault> {
-    const MS_MAX: u64 = 315_360_000_000;
-    let digits = std::str::from_utf8(text).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
-    let refuse = |why: &str| {
-        let text = format!("invalid expiration '{}': {why}", lossy(text));
-        Err(Fault::new(ReplyCode::PreconditionFailed, text))
+    const MS_MAX: i64 = 315_360_000_000;
+    let number = std::str::from_utf8(text).ok().and_then(|t| t.parse::<i64>().ok());
+    let why = match number {
+        Some(ms @ 0..=MS_MAX) => return Ok(ms.unsigned_abs()),
+        Some(ms) if ms < 0 => format!("{{value_negative,{ms}}}"),
+        Some(ms) => format!("{{value_too_large,{ms}}}"),
+        None => "no_integer".to_owned(),
     };
-    match digits.and_then(|t| t.parse::<u64>().ok()) {
-        Some(ms) if ms > MS_MAX => refuse(&format!("{{value_too_large,{ms}}}")),
-        Some(ms) => Ok(ms),
-        None => refuse("no_integer"),
-    }
+    let text = format!("invalid expiration '{}': {why}", lossy(text));
+    Err(Fault::new(ReplyCode::PreconditionFailed, text))
 }
 
 fn expected_method() -> Fault {
