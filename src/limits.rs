@@ -76,3 +76,6 @@ pub const DATA_KEY_HOURS_MAX: u64 = 24;
 
 /// Longest wait of the health probe for a commit of its own, in seconds.
 pub const PROBE_SECONDS_MAX: u64 = 5;
+
+/// Bytes of messages that one transaction may gather before its commit.
+pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -239,6 +239,12 @@ impl<D, S: Sink<D>> Queue<D, S> {
         self.ready.push(entry);
     }
 
+    /// Adds an entry whose place was given out earlier; others may have been pushed behind it since.
+    pub fn push_in_place(&mut self, entry: Entry<D>) {
+        self.has_expiry |= entry.expires_ms > 0;
+        self.ready.put_back(vec![entry]);
+    }
+
     /// Takes out heads whose time is over.
     pub fn expire(&mut self, now_ms: u64, dead: &mut Dead<D>) {
         if !self.has_expiry {

@@ -13,12 +13,13 @@ use crate::broker::name::Resource;
 use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
+    Settled,
 };
 use crate::store::Position;
 
 use super::engine_core::{Engine, now_ms};
 use super::outbox::{ConsumerSink, Outbox};
-use super::publish::RouteCache;
+use super::publish::{RouteCache, published_to};
 use super::queue_cell::{QueueRef, Stored};
 
 /// One connection's view of the engine. Dropping it takes its exclusive queues along.
@@ -90,6 +91,22 @@ impl Broker for Client {
 
     fn publish(&mut self, batch: &mut Vec<Publish>, outcomes: &mut Vec<Outcome>) {
         self.publish_batch(batch, outcomes);
+    }
+
+    fn check_exchange(&mut self, exchange: &[u8]) -> Result<(), Fault> {
+        let topology = self.engine.topology.load();
+        published_to(&topology, exchange, &self.engine.vhost).map(drop)
+    }
+
+    fn commit(
+        &mut self,
+        publishes: Vec<Publish>,
+        acknowledged: Vec<Settled<Self>>,
+    ) -> Result<(Vec<Outcome>, Barrier), Fault> {
+        if self.has_failed() {
+            return Err(Fault::store_failed());
+        }
+        Ok(self.commit_transaction(publishes, acknowledged))
     }
 
     fn declare_exchange(&mut self, spec: &ExchangeSpec<'_>) -> Result<Barrier, Fault> {

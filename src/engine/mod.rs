@@ -22,6 +22,7 @@ mod queues;
 mod recover;
 mod rows;
 mod timers;
+mod transaction;
 pub mod view;
 
 pub use access::{User, Users};

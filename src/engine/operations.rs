@@ -68,13 +68,8 @@ impl Engine {
         now_ms: u64,
         pending: &mut VecDeque<(QueueRef, Dead<Stored>)>,
     ) {
-        let stored = targets.iter().filter(|queue| queue.is_stored()).count() as u32;
-        if stored > 0 {
-            for item in incoming.iter_mut().filter(|item| item.persistent) {
-                if stored > 1 || item.message.size_bytes() > INLINE_BODY_BYTES_MAX {
-                    item.shared = Some(self.store.shared_body(&item.message, stored));
-                }
-            }
+        for item in incoming.iter_mut() {
+            self.share_body(targets, item);
         }
         for queue in targets {
             let add = |contents: &mut Contents, dead: &mut Dead<Stored>| {
@@ -84,6 +79,17 @@ impl Engine {
             if !dead.is_empty() {
                 pending.push_back((queue.clone(), dead));
             }
+        }
+    }
+
+    /// A body that is large, or goes to several queues, is stored once, apart from its entries.
+    pub(super) fn share_body(&self, targets: &Targets, item: &mut Incoming) {
+        if !item.persistent {
+            return;
+        }
+        let stored = targets.iter().filter(|queue| queue.is_stored()).count() as u32;
+        if stored > 1 || (stored == 1 && item.message.size_bytes() > INLINE_BODY_BYTES_MAX) {
+            item.shared = Some(self.store.shared_body(&item.message, stored));
         }
     }
 

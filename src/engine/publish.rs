@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use crate::amqp::properties::Properties;
 use crate::amqp::reply_code::ReplyCode;
+use crate::broker::exchange::Exchange;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::message::Message;
 use crate::broker::topology::Topology;
@@ -24,7 +25,7 @@ pub(super) struct RouteCache {
     snapshot: Option<Arc<Topology<QueueRef>>>,
     exchange: Vec<u8>,
     routing_key: Vec<u8>,
-    targets: Targets,
+    pub(super) targets: Targets,
 }
 
 /// Consecutive messages with the same targets, and where their outcomes belong.
@@ -95,7 +96,7 @@ impl Client {
     }
 }
 
-fn incoming(publish: Publish) -> Incoming {
+pub(super) fn incoming(publish: Publish) -> Incoming {
     Incoming {
         message: publish.message,
         persistent: publish.persistent,
@@ -108,7 +109,7 @@ fn incoming(publish: Publish) -> Incoming {
 }
 
 /// How a route was found; the targets are in the cache.
-enum Found {
+pub(super) enum Found {
     /// the same as the message before
     AsBefore,
     /// looked up
@@ -116,7 +117,7 @@ enum Found {
 }
 
 impl RouteCache {
-    fn find(
+    pub(super) fn find(
         &mut self,
         topology: &Arc<Topology<QueueRef>>,
         message: &Message,
@@ -128,12 +129,7 @@ impl RouteCache {
             return Ok(Found::AsBefore);
         }
         self.snapshot = None;
-        let source = topology.exchange(exchange).ok_or_else(|| Fault::no_exchange(exchange, vhost))?;
-        if source.properties.internal {
-            let text =
-                format!("cannot publish to internal exchange '{}' in vhost '{vhost}'", lossy(exchange));
-            return Err(Fault::new(ReplyCode::AccessRefused, text));
-        }
+        let source = published_to(topology, exchange, vhost)?;
         self.targets.clear();
         let headers = Properties::decode(message.properties()).ok().and_then(|p| p.headers);
         let by_headers = topology.route(source, routing_key, headers, &mut self.targets);
@@ -147,4 +143,18 @@ impl RouteCache {
         }
         Ok(Found::Anew)
     }
+}
+
+/// The exchange, if clients may publish to it.
+pub(super) fn published_to<'t>(
+    topology: &'t Topology<QueueRef>,
+    exchange: &[u8],
+    vhost: &str,
+) -> Result<&'t Exchange<QueueRef>, Fault> {
+    let source = topology.exchange(exchange).ok_or_else(|| Fault::no_exchange(exchange, vhost))?;
+    if source.properties.internal {
+        let text = format!("cannot publish to internal exchange '{}' in vhost '{vhost}'", lossy(exchange));
+        return Err(Fault::new(ReplyCode::AccessRefused, text));
+    }
+    Ok(source)
 }

@@ -16,6 +16,7 @@ use super::confirm::Confirms;
 use super::connection::Session;
 use super::handshake::syntax_error;
 use super::port::{Broker, Publish};
+use super::transaction::Transaction;
 use super::unacked::UnackedList;
 
 /// What a channel waits for.
@@ -38,6 +39,8 @@ pub(super) struct Channel<D> {
     pub unacked: UnackedList<D>,
     /// present after confirm.select
     pub confirms: Option<Confirms>,
+    /// present after tx.select
+    pub transaction: Option<Transaction<D>>,
     pub credit: Arc<ChannelCredit>,
     /// basic.qos with global=false: for consumers that come later
     pub prefetch: u16,
@@ -71,6 +74,7 @@ impl<D> Default for Channel<D> {
             content: Content::default(),
             unacked: UnackedList::default(),
             confirms: None,
+            transaction: None,
             credit: Arc::default(),
             prefetch: 0,
             last_queue: Vec::new(),
@@ -137,6 +141,7 @@ impl<B: Broker> Session<B> {
             50 => self.handle_queue_class(number, method),
             60 => self.handle_basic_class(number, method),
             85 => self.handle_confirm_class(number, method),
+            90 => self.handle_tx_class(number, method),
             _ => Err(Fault::new(ReplyCode::NotImplemented, format!("{} is not implemented", method.name()))),
         }
     }
@@ -163,7 +168,12 @@ impl<B: Broker> Session<B> {
 
     fn handle_confirm_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
         let Method::ConfirmSelect { no_wait } = method else { return Err(unexpected(&method)) };
-        self.channel(number)?.confirms.get_or_insert_default();
+        let channel = self.channel(number)?;
+        if channel.transaction.is_some() {
+            let text = "cannot switch from tx to confirm mode";
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        channel.confirms.get_or_insert_default();
         if !no_wait {
             frame::write_method(&mut self.out, number, &Method::ConfirmSelectOk {});
         }
@@ -269,14 +279,24 @@ impl<B: Broker> Session<B> {
             content.body = Vec::new();
         }
         channel.expect = Expect::Method;
-        self.enqueue(publish);
-        Ok(())
+        if channel.transaction.is_none() {
+            self.enqueue(publish);
+            return Ok(());
+        }
+        self.broker.check_exchange(publish.message.exchange())?;
+        match &mut self.channel(number)?.transaction {
+            Some(transaction) => transaction.publish(publish),
+            None => Ok(()),
+        }
     }
 
     /// Gives back what a channel holds of queues: its consumers, what waits for them, and what they
     /// have not acknowledged.
     pub(super) fn release_channel(&mut self, number: u16) {
         let Ok(channel) = self.channel(number) else { return };
+        // A transaction that is not committed has not happened.
+        let forgotten = channel.transaction.take().unwrap_or_default();
+        channel.unacked.put_back(forgotten.into_unacked());
         let unacked = channel.unacked.take_up_to(0).unwrap_or_default();
         let consumers: Vec<u32> = channel.consumers.drain().map(|(_, key)| key).collect();
         self.flush_settled();

@@ -19,6 +19,7 @@ pub mod port;
 mod publish;
 mod settle;
 mod topology;
+mod transaction;
 mod unacked;
 
 pub use connection::Session;

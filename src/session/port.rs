@@ -171,6 +171,16 @@ pub enum Waiting<D> {
 /// What basic.get found: the queue, the entry, and how many are left ready.
 pub type Got<B> = Option<(<B as Broker>::Queue, Entry<<B as Broker>::Durable>, u32)>;
 
+/// One acknowledged delivery of a transaction.
+pub struct Settled<B: Broker> {
+    /// the queue it came from
+    pub queue: B::Queue,
+    /// `None` for basic.get
+    pub consumer: Option<ConsumerId>,
+    /// the entry
+    pub entry: Entry<B::Durable>,
+}
+
 /// The broker as one connection sees it.
 pub trait Broker {
     /// A handle to a queue.
@@ -189,6 +199,17 @@ pub trait Broker {
 
     /// Routes and enqueues in order; leaves `batch` empty and one outcome for each.
     fn publish(&mut self, batch: &mut Vec<Publish>, outcomes: &mut Vec<Outcome>);
+
+    /// Whether that exchange can be published to; within a transaction a publish is only checked.
+    fn check_exchange(&mut self, exchange: &[u8]) -> Result<(), Fault>;
+    /// tx.commit: all of it becomes durable together, at the barrier, or none of it.
+    fn commit(
+        &mut self,
+        publishes: Vec<Publish>,
+        acknowledged: Vec<Settled<Self>>,
+    ) -> Result<(Vec<Outcome>, Barrier), Fault>
+    where
+        Self: Sized;
 
     /// exchange.declare
     fn declare_exchange(&mut self, spec: &ExchangeSpec<'_>) -> Result<Barrier, Fault>;

@@ -52,7 +52,7 @@ impl<B: Broker> Session<B> {
         self.asked = asked;
     }
 
-    fn handle_outcome(&mut self, number: u16, message: Option<Message>, outcome: Outcome) {
+    pub(super) fn handle_outcome(&mut self, number: u16, message: Option<Message>, outcome: Outcome) {
         match outcome {
             Outcome::Routed(barrier) => self.confirm_later(number, barrier),
             Outcome::Unroutable => {

@@ -9,6 +9,7 @@ use crate::broker::queue::Entry;
 
 use super::connection::{Session, Source};
 use super::port::{Broker, Waiting};
+use super::transaction::Fate;
 use super::unacked::Unacked;
 
 impl<B: Broker> Session<B> {
@@ -41,16 +42,19 @@ impl<B: Broker> Session<B> {
     }
 
     pub(super) fn ack(&mut self, number: u16, tag: u64, multiple: bool) -> Result<(), Fault> {
+        let channel = self.channel(number)?;
+        if channel.transaction.is_some() {
+            return self.settle_at_commit(number, tag, multiple, Fate::Acknowledged);
+        }
         if multiple {
             for unacked in self.take_up_to(number, tag)? {
                 self.settle_unacked(unacked);
             }
         } else {
-            let taken = self.channel(number)?.unacked.take(tag).ok_or_else(|| unknown_tag(tag))?;
+            let taken = channel.unacked.take(tag).ok_or_else(|| unknown_tag(tag))?;
             self.settle_unacked(taken);
         }
-        let channel = self.channel(number)?;
-        if channel.credit.is_limited() {
+        if self.channel(number)?.credit.is_limited() {
             self.flush_settled();
             self.resume_channel(number);
         }
@@ -64,22 +68,35 @@ impl<B: Broker> Session<B> {
         multiple: bool,
         requeue: bool,
     ) -> Result<(), Fault> {
-        let taken = if multiple {
-            self.take_up_to(number, tag)?
-        } else {
-            vec![self.channel(number)?.unacked.take(tag).ok_or_else(|| unknown_tag(tag))?]
-        };
+        if self.channel(number)?.transaction.is_some() {
+            let fate = if requeue { Fate::Requeued } else { Fate::Rejected };
+            return self.settle_at_commit(number, tag, multiple, fate);
+        }
+        let taken = self.take(number, tag, multiple)?;
         if requeue {
             self.give_back(taken);
         } else {
-            self.give_up(taken, |broker, source, entries| {
-                broker.reject(&source.queue, source.consumer, entries);
-            });
+            self.give_away(taken);
         }
         if self.channel(number)?.credit.is_limited() {
             self.resume_channel(number);
         }
         Ok(())
+    }
+
+    fn settle_at_commit(&mut self, number: u16, tag: u64, multiple: bool, fate: Fate) -> Result<(), Fault> {
+        let taken = self.take(number, tag, multiple)?;
+        if let Some(transaction) = &mut self.channel(number)?.transaction {
+            transaction.settle(taken, fate);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, number: u16, tag: u64, multiple: bool) -> Result<Vec<Unacked<B::Durable>>, Fault> {
+        match multiple {
+            true => self.take_up_to(number, tag),
+            false => Ok(vec![self.channel(number)?.unacked.take(tag).ok_or_else(|| unknown_tag(tag))?]),
+        }
     }
 
     pub(super) fn recover(&mut self, number: u16, requeue: bool) -> Result<(), Fault> {
@@ -132,6 +149,13 @@ impl<B: Broker> Session<B> {
         });
     }
 
+    /// Rejects deliveries for good.
+    pub(super) fn give_away(&mut self, taken: Vec<Unacked<B::Durable>>) {
+        self.give_up(taken, |broker, source, entries| {
+            broker.reject(&source.queue, source.consumer, entries);
+        });
+    }
+
     /// Parts with deliveries, source by source, in order.
     fn give_up(
         &mut self,
@@ -165,13 +189,13 @@ impl<B: Broker> Session<B> {
         }
     }
 
-    fn less_outstanding(&mut self, key: u32, count: usize) {
+    pub(super) fn less_outstanding(&mut self, key: u32, count: usize) {
         if let Some(source) = self.sources.get_mut(key as usize) {
             source.outstanding = source.outstanding.saturating_sub(count);
         }
     }
 
-    fn drop_idle(&mut self, key: usize) {
+    pub(super) fn drop_idle(&mut self, key: usize) {
         if self.sources.get(key).is_some_and(|s| s.cancelled && s.outstanding == 0) {
             self.sources.remove(key);
         }

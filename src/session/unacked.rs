@@ -71,6 +71,18 @@ impl<D> UnackedList<D> {
         Some(taken)
     }
 
+    /// Takes deliveries back that were taken out, oldest first.
+    pub fn put_back(&mut self, returned: Vec<Unacked<D>>) {
+        if returned.is_empty() {
+            return;
+        }
+        let mut all: Vec<_> = self.list.drain(..).flatten().chain(returned).collect();
+        all.sort_unstable_by_key(|unacked| unacked.tag);
+        self.holes = 0;
+        self.tags = all.iter().map(|unacked| unacked.tag).collect();
+        self.list = all.into_iter().map(Some).collect();
+    }
+
     fn position(&self, tag: u64) -> Option<usize> {
         if self.tags.front() == Some(&tag) {
             return Some(0);
@@ -122,6 +134,15 @@ mod tests {
         assert!(list.take(2).is_none(), "a second time");
         assert!(list.take(4).is_none(), "never given out");
         assert_eq!(tags(list.take_up_to(0)), Some(vec![1, 3]));
+    }
+
+    #[test]
+    fn what_a_rollback_puts_back_can_be_acknowledged_again() {
+        let mut list = list_of(4);
+        let taken = [3, 1].map(|tag| list.take(tag).unwrap());
+        list.put_back(taken.into());
+        assert_eq!(list.take(3).map(|u| u.tag), Some(3));
+        assert_eq!(tags(list.take_up_to(0)), Some(vec![1, 2, 4]));
     }
 
     #[test]
