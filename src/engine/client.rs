@@ -13,6 +13,7 @@ use crate::broker::name::Resource;
 use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
+    Share,
 };
 use crate::store::Position;
 
@@ -171,14 +172,17 @@ impl Broker for Client {
         }
     }
 
-    fn cancel(&mut self, queue: &QueueRef, consumer: ConsumerId, key: u32) {
+    fn cancel(
+        &mut self,
+        queue: &QueueRef,
+        consumer: ConsumerId,
+        key: u32,
+        undelivered: &mut Vec<Entry<Stored>>,
+    ) {
         let mut contents = queue.lock();
         let was_there = contents.remove_consumer(consumer);
         drop(contents);
-        let undelivered = self.outbox.remove(key);
-        if !undelivered.is_empty() {
-            queue.requeue(Some(consumer), undelivered, &self.engine.store);
-        }
+        self.outbox.remove(key, undelivered);
         if was_there {
             self.delete_if_abandoned(queue);
         }
@@ -197,8 +201,8 @@ impl Broker for Client {
         queue.settle(consumer, entries, &self.engine.store);
     }
 
-    fn requeue(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
-        queue.requeue(consumer, entries, &self.engine.store);
+    fn requeue(&mut self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
+        queue.requeue(shares, entries, &self.engine.store);
     }
 
     fn resume(&mut self, queue: &QueueRef, consumer: ConsumerId) {
@@ -210,13 +214,17 @@ impl Broker for Client {
             .map_err(|_| Fault::new(ReplyCode::InternalError, "no random bytes for a name"))?;
         Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random)).into_bytes())
     }
+
+    fn leave(&mut self) {
+        for queue in std::mem::take(&mut self.exclusive) {
+            self.delete_now(&queue);
+        }
+    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        for queue in std::mem::take(&mut self.exclusive) {
-            self.delete_now(&queue);
-        }
+        self.leave();
         self.engine.disconnect(self.slot);
     }
 }

@@ -154,7 +154,7 @@ impl Connection {
         self.session.handle_alarm(self.engine.alarm());
         self.session.handle_durable();
         if !self.input.unread().is_empty() && !self.session.is_paused() {
-            let used = self.session.handle_bytes(self.input.unread());
+            let used = self.session.handle_bytes(self.input.unread(), self.sent + OUTPUT_BYTES_HIGH);
             self.input.use_up(used);
         }
         self.deliver();
