@@ -68,8 +68,9 @@ pub const BODY_CHUNK_BYTES: usize = 256 * 1024;
 /// Keys deleted in one batch while a dropped queue is cleared away (store.md section 5.3, rule 7).
 pub const PURGE_KEYS_MAX: usize = 4096;
 
-/// Slots that one batch may pass over, struck-out ones included, so that the inbox lock stays short.
-pub const COMMIT_SLOTS_MAX: usize = 16 * COMMIT_MESSAGES_MAX;
+/// Changes of any kind that one batch takes, acknowledgements and struck-out puts included; keeps the inbox
+/// lock short.
+pub const COMMIT_SLOTS_MAX: usize = 4 * COMMIT_MESSAGES_MAX;
 
 /// Records sealed under one data key before the next is made (store.md section 6.2).
 pub const DATA_KEY_RECORDS_MAX: u64 = 1 << 32;

@@ -5,7 +5,6 @@
 //! on the disk after all.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::body::{Settled, SharedBody};
 use super::commit::{Core, DeliveryMarks, Op, Put};
 use super::error::CommitFailure;
+use super::files::FolderLock;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
 use super::ledger::Ledger;
@@ -21,8 +21,11 @@ use super::record::{BodyRef, CommitRow, Content, EntryRecord, Manifest, RowRecor
 use super::rocks::{Batch, Rocks};
 use super::sealing::Sealing;
 use crate::broker::id::{BodyId, QueueId, Seq};
-use crate::limits::{COMMIT_BYTES_MAX, DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
+use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
 use crate::seal::record::Sealer;
+
+/// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
+const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// Entries and bodies of a queue that is gone, cleared away a step per batch.
 #[derive(Default)]
@@ -57,7 +60,7 @@ pub(super) struct Committer {
     /// Reused by every record.
     pub(super) value: Vec<u8>,
     /// Frees the directory when the thread ends.
-    pub(super) _lock: File,
+    pub(super) _lock: FolderLock,
 }
 
 /// What a batch cost and will give back.
@@ -108,7 +111,9 @@ impl Committer {
         let started = Instant::now();
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
-        let mut batch = rocks.batch(2 * COMMIT_BYTES_MAX).map_err(refused)?;
+        let payload: usize = ops.iter().map(Op::batch_bytes).sum();
+        let capacity = payload + payload / 8 + ops.len() * RECORD_OVERHEAD_BYTES + 4096;
+        let mut batch = rocks.batch(capacity).map_err(refused)?;
         let (mut tally, mut force) = (Tally::default(), clean);
         for op in ops.iter() {
             force |= matches!(op, Op::Touch);
@@ -275,7 +280,7 @@ impl Committer {
         let is_due = self.key_records >= DATA_KEY_RECORDS_MAX || self.key_since.elapsed() >= hours;
         if let Some(file) = self.keyring.as_mut().filter(|_| is_due) {
             let key = file.next_data_key(now_ms(), |_| true).map_err(refused)?;
-            *data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
+            **data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
             self.core.data_key.store(Some(key));
             (self.key_since, self.key_records) = (Instant::now(), 0);
         }

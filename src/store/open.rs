@@ -34,6 +34,16 @@ struct Identity {
 }
 
 pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
+    let (dir, mode) = (options.dir.clone(), options.mode);
+    let (committer, recovered, store) = prepare(options)?;
+    let core = Arc::clone(&committer.core);
+    start(&dir, &core, committer)?;
+    warn_of_quarantine(&recovered);
+    Ok((Arc::new(Store { core, dir, mode, store }), recovered))
+}
+
+/// Everything but the first commit and the thread; gives the store's uuid as well.
+pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
     let OpenOptions { dir, mode, kek } = options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -67,7 +77,7 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
     };
     let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key));
     let committer = Committer {
-        core: Arc::clone(&core),
+        core,
         rocks,
         sealing,
         ledger: restored.ledger,
@@ -79,14 +89,12 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
         value: Vec::new(),
         _lock: lock,
     };
-    start(&dir, &core, committer)?;
-    warn_of_quarantine(&restored.recovered);
-    Ok((Arc::new(Store { core, dir, mode, store }), restored.recovered))
+    Ok((committer, restored.recovered, store))
 }
 
 fn sealing(dir: &Path, file: &KeyringFile, data: &Arc<Key>) -> Result<Sealing, StoreError> {
     let (root, store) = (&file.ring().root, file.ring().store);
-    let sealer = |key| Sealer::new(key, store).map_err(|e| StoreError::system(dir, e));
+    let sealer = |key| Sealer::new(key, store).map(Box::new).map_err(|e| StoreError::system(dir, e));
     Ok(Sealing::Sealed { meta: sealer(Arc::new(Key::meta(root)))?, data: sealer(Arc::clone(data))? })
 }
 
