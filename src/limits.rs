@@ -22,6 +22,10 @@ pub const MESSAGE_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 /// Hard ceiling for `max_message_size` in bytes (RabbitMQ: 512 MiB).
 pub const MESSAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
+/// Bytes of bodies that all channels of one connection may have begun and not finished; a single message may
+/// always be as large as `max_message_size` allows. Thousands of channels could each begin a large one.
+pub const ASSEMBLED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Nesting of field tables and arrays; deeper is a syntax error, so that recursion over a peer's bytes is bounded.
 pub const TABLE_DEPTH_MAX: usize = 16;
 

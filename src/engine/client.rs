@@ -13,7 +13,7 @@ use crate::broker::name::Resource;
 use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
-    Settled,
+    Settled, Share,
 };
 use crate::store::Position;
 
@@ -188,13 +188,16 @@ impl Broker for Client {
         }
     }
 
-    fn cancel(&mut self, queue: &QueueRef, consumer: ConsumerId, key: u32) {
+    fn cancel(
+        &mut self,
+        queue: &QueueRef,
+        consumer: ConsumerId,
+        key: u32,
+        undelivered: &mut Vec<Entry<Stored>>,
+    ) {
         let was_there = self.engine.with_queue(queue, |contents, _| contents.remove_consumer(consumer));
         self.engine.touch(queue);
-        let undelivered = self.outbox.remove(key);
-        if !undelivered.is_empty() {
-            self.engine.requeue(queue, Some(consumer), undelivered);
-        }
+        self.outbox.remove(key, undelivered);
         if was_there {
             self.delete_if_abandoned(queue);
         }
@@ -219,8 +222,8 @@ impl Broker for Client {
         self.engine.reject(queue, consumer, entries);
     }
 
-    fn requeue(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
-        self.engine.requeue(queue, consumer, entries);
+    fn requeue(&mut self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
+        self.engine.requeue(queue, shares, entries);
     }
 
     fn resume(&mut self, queue: &QueueRef, consumer: ConsumerId) {
@@ -232,13 +235,17 @@ impl Broker for Client {
             .map_err(|_| Fault::new(ReplyCode::InternalError, "no random bytes for a name"))?;
         Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random)).into_bytes())
     }
+
+    fn leave(&mut self) {
+        for queue in std::mem::take(&mut self.exclusive) {
+            self.delete_now(&queue);
+        }
+    }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        for queue in std::mem::take(&mut self.exclusive) {
-            self.delete_now(&queue);
-        }
+        self.leave();
         self.engine.disconnect(self.slot);
     }
 }

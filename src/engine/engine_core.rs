@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -142,6 +143,12 @@ impl Engine {
     /// Whether so much waits for the committer that publishers must stop reading.
     pub fn is_congested(&self) -> bool {
         self.store.backlog_bytes() > INBOX_BYTES_MAX
+    }
+
+    /// Wakes `waker` once when what waits for the committer now is on the disk: who stops reading because
+    /// of [`Engine::is_congested`] looks again then.
+    pub fn wake_after_commit(&self, waker: &Waker) {
+        self.store.appender().wake(waker.clone());
     }
 
     /// Has every connection say goodbye; nothing new is to be accepted from now on.

@@ -12,6 +12,7 @@ use crate::broker::arguments::Overflow;
 use crate::broker::dead_letter::{Demise, dead_letter, is_circle};
 use crate::broker::queue::{ConsumerId, Dead, Death, Entry};
 use crate::limits::INLINE_BODY_BYTES_MAX;
+use crate::session::port::Share;
 use crate::store::{EntryMeta, Position};
 
 use super::engine_core::{Engine, now_ms};
@@ -162,14 +163,9 @@ impl Engine {
     }
 
     /// Entries come back to their old places, or nowhere if the queue is gone.
-    pub(super) fn requeue(
-        &self,
-        queue: &QueueRef,
-        consumer: Option<ConsumerId>,
-        entries: Vec<Entry<Stored>>,
-    ) {
+    pub(super) fn requeue(&self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
         let orphans = self.with_queue(queue, |contents, dead| {
-            contents.settle(consumer, entries.len());
+            shares.iter().for_each(|share| contents.settle(share.consumer, share.count));
             if contents.is_deleted() {
                 return entries;
             }

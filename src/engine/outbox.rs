@@ -33,6 +33,24 @@ struct Inner {
     bytes: usize,
 }
 
+impl Inner {
+    /// Takes out all that is for consumers of those keys, which are in ascending order.
+    fn take_out(&mut self, keys: &[u32], mut entry_of: impl FnMut(u32, Entry<Stored>)) {
+        for item in std::mem::take(&mut self.waiting) {
+            let (Waiting::Delivery(key, _) | Waiting::Cancelled(key)) = &item;
+            let is_wanted = keys.binary_search(key).is_ok();
+            match item {
+                Waiting::Delivery(key, entry) if is_wanted => {
+                    self.bytes = self.bytes.saturating_sub(entry.message.size_bytes());
+                    entry_of(key, entry);
+                }
+                Waiting::Cancelled(_) if is_wanted => {}
+                other => self.waiting.push_back(other),
+            }
+        }
+    }
+}
+
 impl Outbox {
     /// Has the connection's task run soon.
     pub fn wake_task(&self) {
@@ -54,28 +72,19 @@ impl Outbox {
         self.starved.swap(false, Ordering::AcqRel)
     }
 
-    /// Takes out what waits for one consumer.
-    pub(super) fn remove(&self, key: u32) -> Vec<Entry<Stored>> {
-        let mut inner = self.lock();
-        let mut removed = Vec::new();
-        let waiting = std::mem::take(&mut inner.waiting);
-        for item in waiting {
-            match item {
-                Waiting::Delivery(k, entry) if k == key => {
-                    inner.bytes = inner.bytes.saturating_sub(entry.message.size_bytes());
-                    removed.push(entry);
-                }
-                Waiting::Cancelled(k) if k == key => {}
-                other => inner.waiting.push_back(other),
-            }
-        }
-        removed
+    /// Takes out what waits for one consumer, and appends its entries to `removed`.
+    pub(super) fn remove(&self, key: u32, removed: &mut Vec<Entry<Stored>>) {
+        self.lock().take_out(&[key], |_, entry| removed.push(entry));
     }
 
-    /// The consumer's queue is gone: gives back what waited for it, and has its client told.
-    pub(super) fn cancel(&self, key: u32) -> Vec<Entry<Stored>> {
-        let removed = self.remove(key);
-        self.lock().waiting.push_back(Waiting::Cancelled(key));
+    /// Consumers (keys in ascending order) have lost their queue: gives back what waited for them, and
+    /// has their client told.
+    pub(super) fn cancel(&self, keys: &[u32]) -> Vec<(u32, Entry<Stored>)> {
+        let mut removed = Vec::new();
+        let mut inner = self.lock();
+        inner.take_out(keys, |key, entry| removed.push((key, entry)));
+        inner.waiting.extend(keys.iter().map(|key| Waiting::Cancelled(*key)));
+        drop(inner);
         self.filled.store(true, Ordering::Release);
         removed
     }
@@ -182,8 +191,10 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let [a, b] = [0, 1].map(|key| ConsumerSink { outbox: outbox.clone(), key, credit: None });
         assert_eq!((fill(&a, 2, 8), fill(&b, 3, 8)), (2, 3));
-        assert_eq!(outbox.remove(0).len(), 2);
-        assert_eq!(outbox.cancel(1).len(), 3);
+        let mut removed = Vec::new();
+        outbox.remove(0, &mut removed);
+        assert_eq!(removed.len(), 2);
+        assert_eq!(outbox.cancel(&[1]).len(), 3);
         let mut waiting = VecDeque::new();
         outbox.drain_into(&mut waiting);
         assert!(matches!(waiting.pop_front(), Some(Waiting::Cancelled(1))) && waiting.is_empty());

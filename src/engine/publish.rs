@@ -1,8 +1,6 @@
 //! The road of a batch of publishes: route on the snapshot, tell the store, enqueue under one lock for
 //! each queue. Consecutive messages with the same route go together.
 
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use crate::amqp::properties::Properties;
@@ -22,7 +20,8 @@ use super::queue_cell::{Incoming, QueueRef};
 /// here instead of in the topology.
 #[derive(Default)]
 pub(super) struct RouteCache {
-    snapshot: Option<Arc<Topology<QueueRef>>>,
+    /// the topology's version that it was found under
+    version: Option<u64>,
     exchange: Vec<u8>,
     routing_key: Vec<u8>,
     pub(super) targets: Targets,
@@ -119,16 +118,16 @@ pub(super) enum Found {
 impl RouteCache {
     pub(super) fn find(
         &mut self,
-        topology: &Arc<Topology<QueueRef>>,
+        topology: &Topology<QueueRef>,
         message: &Message,
         vhost: &str,
     ) -> Result<Found, Fault> {
         let (exchange, routing_key) = (message.exchange(), message.routing_key());
-        let is_current = self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, topology));
+        let is_current = self.version == Some(topology.version());
         if is_current && self.exchange == exchange && self.routing_key == routing_key {
             return Ok(Found::AsBefore);
         }
-        self.snapshot = None;
+        self.version = None;
         let source = published_to(topology, exchange, vhost)?;
         self.targets.clear();
         let headers = Properties::decode(message.properties()).ok().and_then(|p| p.headers);
@@ -139,7 +138,7 @@ impl RouteCache {
             self.exchange.extend_from_slice(exchange);
             self.routing_key.clear();
             self.routing_key.extend_from_slice(routing_key);
-            self.snapshot = Some(topology.clone());
+            self.version = Some(topology.version());
         }
         Ok(Found::Anew)
     }

@@ -12,6 +12,7 @@ use crate::broker::id::{QueueId, Seq};
 use crate::broker::message::Message;
 use crate::broker::name::Name;
 use crate::broker::queue::{Counts, Entry, Queue};
+use crate::limits::PURGE_KEYS_MAX;
 use crate::store::{Position, SharedBody, Store};
 
 use super::engine_core::now_ms;
@@ -144,17 +145,24 @@ impl QueueCell {
         entries: impl IntoIterator<Item = &'e Entry<Stored>>,
         store: &Store,
     ) {
-        let (mut appender, mut furthest) = (None, Seq(0));
-        for entry in entries {
-            if let Stored::Yes { put_at, shared } = &entry.durable {
-                let appender = appender.get_or_insert_with(|| store.appender());
-                appender.delete(self.id, entry.seq, shared.as_ref(), *put_at);
-                furthest = entry.seq.max(furthest);
+        let mut stored = entries.into_iter().filter_map(|entry| match &entry.durable {
+            Stored::Yes { put_at, shared } => Some((entry.seq, shared.as_ref(), *put_at)),
+            Stored::No => None,
+        });
+        let mut next = stored.next();
+        // What one appender appends is one batch, so a million of them are several.
+        while let Some(first) = next {
+            let mut appender = store.appender();
+            let mut furthest = Seq(0);
+            let step = std::iter::once(first).chain(stored.by_ref().take(PURGE_KEYS_MAX - 1));
+            for (seq, shared, put_at) in step {
+                appender.delete(self.id, seq, shared, put_at);
+                furthest = seq.max(furthest);
             }
-        }
-        // For the redelivered flags after a restart: what was taken may have been delivered.
-        if let Some(mut appender) = appender {
+            // For the redelivered flags after a restart: what was taken may have been delivered.
             appender.delivered_up_to(self.id, furthest);
+            drop(appender);
+            next = stored.next();
         }
     }
 }

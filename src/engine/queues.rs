@@ -10,7 +10,7 @@ use crate::broker::equivalence::{QueueProperties, check_queue};
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::id::{QueueId, RowId};
 use crate::broker::name::{Name, Resource, is_reserved};
-use crate::broker::queue::Rules;
+use crate::broker::queue::{Entry, Rules, Sink};
 use crate::broker::queue_type::QueueType;
 use crate::session::port::QueueSpec;
 use crate::store::{Position, RowKind};
@@ -19,7 +19,7 @@ use super::client::Client;
 use super::engine_core::{Engine, later, now_ms};
 use super::exchanges::delete_rows;
 use super::outbox::ConsumerSink;
-use super::queue_cell::{Contents, QueueCell, QueueRef, Stored};
+use super::queue_cell::{Contents, QueueCell, QueueRef, Stored, wake};
 use super::rows::QueueRow;
 
 impl QueueCell {
@@ -142,7 +142,6 @@ impl Client {
         // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
         let Some(queue) = topology.queue(name).cloned() else { return Ok((0, Position(0))) };
         self.check_owner(&queue)?;
-        self.exclusive.retain(|other| *other != queue);
         let check = |contents: &Contents| {
             let counts = contents.counts();
             let refuse = |what| {
@@ -154,7 +153,9 @@ impl Client {
             }
             if if_empty && counts.ready > 0 { refuse("not empty") } else { Ok(()) }
         };
-        self.engine.delete_checked(&queue, check)
+        let deleted = self.engine.delete_checked(&queue, check)?;
+        self.exclusive.retain(|other| *other != queue);
+        Ok(deleted)
     }
 
     pub(super) fn delete_now(&self, queue: &QueueRef) {
@@ -162,10 +163,11 @@ impl Client {
         let _ = self.engine.delete_checked(queue, |_| Ok::<(), Fault>(()));
     }
 
-    pub(super) fn delete_if_abandoned(&self, queue: &QueueRef) {
-        if queue.properties.auto_delete {
-            // Whoever came to consume in the meantime keeps it alive.
-            let _ = self.engine.delete_checked(queue, |c| if c.is_abandoned() { Ok(()) } else { Err(()) });
+    pub(super) fn delete_if_abandoned(&mut self, queue: &QueueRef) {
+        // Whoever came to consume in the meantime keeps it alive.
+        let check = |c: &Contents| if c.is_abandoned() { Ok(()) } else { Err(()) };
+        if queue.properties.auto_delete && self.engine.delete_checked(queue, check).is_ok() {
+            self.exclusive.retain(|other| other != queue);
         }
     }
 }
@@ -184,7 +186,10 @@ impl Engine {
                 return Ok((Vec::new(), 0, Position(0)));
             }
             check(&contents)?;
-            let (ready, sinks) = contents.delete();
+            let (ready, mut sinks) = contents.delete();
+            // Under the queue's lock, so that whoever cancels one of them meanwhile finds it done, and
+            // does not use its key again before.
+            let undelivered = cancel_consumers(&mut sinks);
             drop(contents);
             let removed = topology.remove_queue(&queue.name);
             let mut appender = store.appender();
@@ -192,7 +197,7 @@ impl Engine {
             let count = ready.len();
             if queue.is_stored() {
                 position = later(position, appender.delete_row(RowKind::Queue, RowId(queue.id.0)));
-                let entries = ready.into_iter().filter_map(|entry| match entry.durable {
+                let entries = ready.into_iter().chain(undelivered).filter_map(|entry| match entry.durable {
                     Stored::Yes { put_at, shared } => Some((entry.seq, shared, put_at)),
                     Stored::No => None,
                 });
@@ -200,16 +205,23 @@ impl Engine {
             }
             Ok((sinks, count as u32, position))
         })?;
-        self.cancel_consumers(queue, &sinks);
+        wake(&sinks);
         Ok((count, position))
     }
+}
 
-    /// Consumers of a queue that is gone: their clients are told, and what was on its way is dropped.
-    fn cancel_consumers(&self, queue: &QueueRef, sinks: &[ConsumerSink]) {
-        for sink in sinks {
-            let undelivered = sink.outbox.cancel(sink.key);
-            queue.delete_stored(&undelivered, &self.store);
-            sink.outbox.wake_task();
+/// Consumers of a queue that is gone: their clients will be told. Gives what was on its way to them.
+fn cancel_consumers(sinks: &mut [ConsumerSink]) -> Vec<Entry<Stored>> {
+    sinks.sort_unstable_by_key(|sink| (Arc::as_ptr(&sink.outbox), sink.key));
+    let mut undelivered = Vec::new();
+    for of_one in sinks.chunk_by(|a, b| a.same(b)) {
+        let Some(first) = of_one.first() else { continue };
+        let keys: Vec<u32> = of_one.iter().map(|sink| sink.key).collect();
+        for (key, entry) in first.outbox.cancel(&keys) {
+            let sink = keys.binary_search(&key).ok().and_then(|at| of_one.get(at));
+            sink.into_iter().for_each(|sink| sink.give_back(1));
+            undelivered.push(entry);
         }
     }
+    undelivered
 }

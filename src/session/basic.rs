@@ -29,7 +29,7 @@ impl<B: Broker> Session<B> {
             Method::BasicCancel { consumer_tag, no_wait } => {
                 // An unknown tag is answered all the same, as RabbitMQ does.
                 if let Some(key) = self.channel(number)?.consumers.remove(consumer_tag) {
-                    self.cancel_source(key);
+                    self.cancel_consumer(key);
                 }
                 if !no_wait {
                     frame::write_method(&mut self.out, number, &Method::BasicCancelOk { consumer_tag });
@@ -61,7 +61,7 @@ impl<B: Broker> Session<B> {
         let channel = self.channel(number)?;
         if global {
             channel.credit.set_limit(count);
-            self.resume_channel(number);
+            self.resume_due = true;
         } else {
             channel.prefetch = count;
         }
@@ -173,6 +173,7 @@ impl<B: Broker> Session<B> {
             }
         }
         self.flush_settled();
+        self.resume_if_due();
     }
 
     fn deliver(&mut self, key: u32, entry: Entry<B::Durable>) {
@@ -209,11 +210,16 @@ impl<B: Broker> Session<B> {
 
     /// The queue is gone: the client is told if it can be (RabbitMQ's consumer cancel notification).
     fn cancelled_by_broker(&mut self, key: u32) {
+        // What it was delivered without acknowledgement is settled while its place is still its own.
+        self.flush_settled();
         let Some(source) = self.sources.get_mut(key as usize) else { return };
         source.cancelled = true;
         let (number, tag, idle) = (source.channel, source.tag.clone(), source.outstanding == 0);
         if let Ok(channel) = self.channel(number) {
             channel.consumers.remove(&tag);
+            let is_limited = channel.credit.is_limited();
+            // What was on its way to it has given its room back.
+            self.resume_due |= is_limited;
         }
         if idle {
             self.sources.try_remove(key as usize);

@@ -11,6 +11,7 @@ use crate::amqp::reply_code::ReplyCode;
 use crate::broker::credit::ChannelCredit;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::message::Message;
+use crate::limits::ASSEMBLED_BYTES_MAX;
 
 use super::confirm::Confirms;
 use super::connection::Session;
@@ -50,7 +51,7 @@ pub(super) struct Channel<D> {
     pub consumers: HashMap<Vec<u8>, u32>,
 }
 
-/// The publish that is being put together; its buffers are used again.
+/// The publish that is being put together; its short buffers are used again.
 #[derive(Default)]
 struct Content {
     exchange: Vec<u8>,
@@ -63,9 +64,6 @@ struct Content {
     /// body frames before the last one
     body: Vec<u8>,
 }
-
-/// A body buffer that grew beyond this is given back instead of kept for the next publish.
-const BODY_BUFFER_KEPT_BYTES: usize = 64 * 1024;
 
 impl<D> Default for Channel<D> {
     fn default() -> Self {
@@ -83,6 +81,15 @@ impl<D> Default for Channel<D> {
     }
 }
 
+impl<D> Channel<D> {
+    /// Forgets the body that is being put together, if there is one; how many bytes it held.
+    pub fn drop_content(&mut self) -> usize {
+        self.expect = Expect::Method;
+        // Kept for the next publish, thousands of channels would hold a buffer each.
+        std::mem::take(&mut self.content.body).len()
+    }
+}
+
 impl<B: Broker> Session<B> {
     /// The open channel of that number, or 504.
     pub(super) fn channel(&mut self, number: u16) -> Result<&mut Channel<B::Durable>, Fault> {
@@ -93,6 +100,14 @@ impl<B: Broker> Session<B> {
     }
 
     pub(super) fn handle_channel_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
+        // Acknowledgements are gathered like publishes; everything else comes after what was gathered,
+        // and that may close the channel or the connection.
+        if !matches!(method, Method::BasicPublish { .. } | Method::BasicAck { .. }) {
+            self.flush();
+            if !self.is_open() {
+                return Ok(());
+            }
+        }
         if let Method::ChannelOpen { .. } = method {
             return self.open_channel(number);
         }
@@ -102,9 +117,9 @@ impl<B: Broker> Session<B> {
             Expect::CloseOk => {
                 match method {
                     Method::ChannelCloseOk {} => self.forget_channel(number),
+                    // Both sides closed at once: ours is still to be answered.
                     Method::ChannelClose { .. } => {
                         frame::write_method(&mut self.out, number, &Method::ChannelCloseOk {});
-                        self.forget_channel(number);
                     }
                     _ => {}
                 }
@@ -120,16 +135,12 @@ impl<B: Broker> Session<B> {
             }
         }
         if let Method::BasicPublish { exchange, routing_key, mandatory, immediate, .. } = method {
-            return begin_publish(channel, exchange, routing_key, mandatory, immediate);
-        }
-        // Acknowledgements are gathered like publishes; everything else comes after what was gathered.
-        match method {
-            Method::BasicAck { delivery_tag, multiple } => return self.ack(number, delivery_tag, multiple),
-            _ => self.flush(),
-        }
-        // Handing over may have closed the channel.
-        if self.channel(number).map_or(true, |c| c.expect != Expect::Method) {
+            begin_publish(channel, exchange, routing_key, mandatory, immediate)?;
+            self.block_if_alarmed();
             return Ok(());
+        }
+        if let Method::BasicAck { delivery_tag, multiple } = method {
+            return self.ack(number, delivery_tag, multiple);
         }
         self.handle_synchronous(number, method)
     }
@@ -149,7 +160,7 @@ impl<B: Broker> Session<B> {
     fn handle_channel_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
         match method {
             Method::ChannelClose { .. } => {
-                self.release_channel(number);
+                self.release_channels([number]);
                 frame::write_method(&mut self.out, number, &Method::ChannelCloseOk {});
                 self.forget_channel(number);
                 Ok(())
@@ -204,8 +215,12 @@ impl<B: Broker> Session<B> {
         Ok(())
     }
 
+    /// Closes a channel from this side, unless that has been done.
     pub(super) fn close_channel(&mut self, number: u16, fault: &Fault, (class_id, method_id): (u16, u16)) {
-        self.release_channel(number);
+        if self.channel(number).map_or(true, |channel| channel.expect == Expect::CloseOk) {
+            return;
+        }
+        self.release_channels([number]);
         let text = fault.reply_text();
         let close = Method::ChannelClose {
             reply_code: fault.code().code(),
@@ -255,6 +270,12 @@ impl<B: Broker> Session<B> {
         }
         channel.content.body.extend_from_slice(payload);
         channel.expect = Expect::Body(left);
+        self.assembled_bytes += payload.len();
+        let max = ASSEMBLED_BYTES_MAX.max(self.settings.message_bytes_max as usize);
+        if self.assembled_bytes > max {
+            let text = format!("unfinished messages of all channels take more than {max} bytes");
+            return Err(Fault::new(ReplyCode::ResourceError, text));
+        }
         Ok(())
     }
 
@@ -274,12 +295,10 @@ impl<B: Broker> Session<B> {
                 &[&content.body, last],
             ),
         };
-        content.body.clear();
-        if content.body.capacity() > BODY_BUFFER_KEPT_BYTES {
-            content.body = Vec::new();
-        }
-        channel.expect = Expect::Method;
-        if channel.transaction.is_none() {
+        let assembled = channel.drop_content();
+        let within_transaction = channel.transaction.is_some();
+        self.assembled_bytes -= assembled;
+        if !within_transaction {
             self.enqueue(publish);
             return Ok(());
         }
@@ -288,22 +307,6 @@ impl<B: Broker> Session<B> {
             Some(transaction) => transaction.publish(publish),
             None => Ok(()),
         }
-    }
-
-    /// Gives back what a channel holds of queues: its consumers, what waits for them, and what they
-    /// have not acknowledged.
-    pub(super) fn release_channel(&mut self, number: u16) {
-        let Ok(channel) = self.channel(number) else { return };
-        // A transaction that is not committed has not happened.
-        let forgotten = channel.transaction.take().unwrap_or_default();
-        channel.unacked.put_back(forgotten.into_unacked());
-        let unacked = channel.unacked.take_up_to(0).unwrap_or_default();
-        let consumers: Vec<u32> = channel.consumers.drain().map(|(_, key)| key).collect();
-        self.flush_settled();
-        for key in consumers {
-            self.cancel_source(key);
-        }
-        self.give_back(unacked);
     }
 }
 

@@ -88,6 +88,10 @@ pub struct Session<B: Broker> {
     pub(super) settled_source: u32,
     /// channels with publishes that wait for their confirm
     pub(super) confirming: Vec<u16>,
+    /// bytes of bodies that were begun and not finished, of all channels
+    pub(super) assembled_bytes: usize,
+    /// consumers may go on that a channel's common limit has stopped
+    pub(super) resume_due: bool,
     held: Option<Held>,
     pub(super) alarm: Option<&'static str>,
     pub(super) blocked: bool,
@@ -122,6 +126,8 @@ impl<B: Broker> Session<B> {
             settled: Vec::new(),
             settled_source: 0,
             confirming: Vec::new(),
+            assembled_bytes: 0,
+            resume_due: false,
             held: None,
             alarm: None,
             blocked: false,
@@ -132,10 +138,11 @@ impl<B: Broker> Session<B> {
     // ---- in
 
     /// Reads as many whole frames as `bytes` holds; returns how many bytes were used up. Stops early
-    /// while [`Session::is_paused`].
-    pub fn handle_bytes(&mut self, bytes: &[u8]) -> usize {
+    /// while [`Session::is_paused`], and when the output holds `output_bytes_max`: a peer that asks
+    /// and does not read what it is answered must not fill the memory.
+    pub fn handle_bytes(&mut self, bytes: &[u8], output_bytes_max: usize) -> usize {
         let mut at = 0;
-        while !self.is_paused() && at < bytes.len() {
+        while !self.is_paused() && at < bytes.len() && self.out.len() < output_bytes_max {
             let rest = bytes.get(at..).unwrap_or_default();
             if self.phase == Phase::Header {
                 let Some(used) = self.handle_header(rest) else { break };
@@ -239,6 +246,11 @@ impl<B: Broker> Session<B> {
     /// Whether connection.open-ok was sent.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Running
+    }
+
+    /// The largest frame the peer may send now, in bytes.
+    pub fn frame_size_bytes_max(&self) -> u32 {
+        self.frame_size_bytes_max
     }
 
     /// The negotiated heartbeat interval in seconds; 0 is none.
@@ -348,6 +360,8 @@ impl<B: Broker> Session<B> {
     // ---- faults and closing
 
     pub(super) fn handle_fault(&mut self, channel: u16, fault: &Fault, method: (u16, u16)) {
+        // What came before counts still; if it was a fault itself, that one is told and not this.
+        self.flush();
         match fault.scope() {
             Scope::Channel if channel != 0 => self.close_channel(channel, fault, method),
             Scope::Channel | Scope::Connection => self.close_connection(fault, method),
@@ -383,12 +397,16 @@ impl<B: Broker> Session<B> {
     /// is gone. What was published and acknowledged before stays so.
     pub fn release_everything(&mut self) {
         self.flush();
-        for number in 0..self.channels.len() as u32 {
-            self.release_channel(number as u16);
-        }
+        let open = self.channels.iter().enumerate().filter(|(_, channel)| channel.is_some());
+        let open: Vec<u16> = open.map(|(number, _)| number as u16).collect();
+        self.release_channels(open);
         self.channels.clear();
+        self.confirming.clear();
         self.held = None;
         self.blocked = false;
+        // RabbitMQ, too, takes exclusive queues away before its goodbye: who connects next may use
+        // their names.
+        self.broker.leave();
     }
 
     // ---- the broker
@@ -398,6 +416,7 @@ impl<B: Broker> Session<B> {
     pub(super) fn flush(&mut self) {
         self.flush_publishes();
         self.flush_settled();
+        self.resume_if_due();
         if !self.confirming.is_empty() {
             let durable = self.broker.durable();
             self.confirm_due(durable);

@@ -18,6 +18,8 @@ mod handshake;
 pub mod port;
 mod publish;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod transaction;
 mod unacked;

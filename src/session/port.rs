@@ -2,6 +2,7 @@
 //! connection; tests implement it over plain data. Every call returns at once: what must become
 //! durable is named by a [`Barrier`] that the session waits for.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::amqp::field_table::Table;
@@ -181,10 +182,19 @@ pub struct Settled<B: Broker> {
     pub entry: Entry<B::Durable>,
 }
 
+/// How many of the entries that come back one consumer (or basic.get) had taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// `None` for basic.get
+    pub consumer: Option<ConsumerId>,
+    /// at least 1
+    pub count: usize,
+}
+
 /// The broker as one connection sees it.
 pub trait Broker {
     /// A handle to a queue.
-    type Queue: Clone + PartialEq;
+    type Queue: Clone + Eq + Hash;
     /// What an entry remembers of the store.
     type Durable;
 
@@ -229,8 +239,15 @@ pub trait Broker {
 
     /// basic.consume; entries may be in the outbox before this returns.
     fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(Self::Queue, ConsumerId), Fault>;
-    /// Removes a consumer; what it had in the outbox goes back to the queue untouched.
-    fn cancel(&mut self, queue: &Self::Queue, consumer: ConsumerId, key: u32);
+    /// Removes a consumer; what it had in the outbox is appended to `undelivered` and is still to be
+    /// requeued.
+    fn cancel(
+        &mut self,
+        queue: &Self::Queue,
+        consumer: ConsumerId,
+        key: u32,
+        undelivered: &mut Vec<Entry<Self::Durable>>,
+    );
     /// basic.get
     fn get(&mut self, queue: &[u8]) -> Result<Got<Self>, Fault>
     where
@@ -249,15 +266,12 @@ pub trait Broker {
         consumer: Option<ConsumerId>,
         entries: Vec<Entry<Self::Durable>>,
     );
-    /// Back to the queue, to its old place.
-    fn requeue(
-        &mut self,
-        queue: &Self::Queue,
-        consumer: Option<ConsumerId>,
-        entries: Vec<Entry<Self::Durable>>,
-    );
+    /// Back to the queue, to their old places; the counts of `shares` make up the entries.
+    fn requeue(&mut self, queue: &Self::Queue, shares: &[Share], entries: Vec<Entry<Self::Durable>>);
     /// The consumer may have room again.
     fn resume(&mut self, queue: &Self::Queue, consumer: ConsumerId);
     /// A fresh name with that prefix, unguessable: base64url of 16 random bytes, as RabbitMQ's.
     fn unique_name(&mut self, prefix: &str) -> Result<Vec<u8>, Fault>;
+    /// The conversation is over: the connection's exclusive queues go. May be called again.
+    fn leave(&mut self);
 }

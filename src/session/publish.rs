@@ -21,6 +21,13 @@ impl<B: Broker> Session<B> {
     pub(super) fn enqueue(&mut self, publish: Publish) {
         self.batch_bytes += publish.message.size_bytes();
         self.batch.push(publish);
+        if self.batch.len() >= BATCH_MESSAGES_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
+            self.flush_publishes();
+        }
+    }
+
+    /// With an alarm, a publisher is stopped before its message takes any room (connection.blocked).
+    pub(super) fn block_if_alarmed(&mut self) {
         if let Some(reason) = self.alarm
             && !self.blocked
         {
@@ -29,9 +36,6 @@ impl<B: Broker> Session<B> {
                 let blocked = Method::ConnectionBlocked { reason: reason.as_bytes() };
                 frame::write_method(&mut self.out, 0, &blocked);
             }
-        }
-        if self.batch.len() >= BATCH_MESSAGES_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
-            self.flush_publishes();
         }
     }
 

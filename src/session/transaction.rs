@@ -96,12 +96,11 @@ impl<B: Broker> Session<B> {
                 Fate::Requeued => requeued.push(unacked),
                 Fate::Acknowledged => {
                     let key = unacked.source;
-                    self.credit_back(key, 1);
+                    self.forget_deliveries(key, 1);
                     if let Some(source) = self.sources.get(key as usize) {
                         let (queue, consumer) = (source.queue.clone(), source.consumer);
                         acknowledged.push(Settled { queue, consumer, entry: unacked.entry });
                     }
-                    self.less_outstanding(key, 1);
                     self.drop_idle(key as usize);
                 }
             }
@@ -113,8 +112,7 @@ impl<B: Broker> Session<B> {
             self.handle_outcome(number, message, outcome);
         }
         self.give_away(rejected);
-        self.give_back(requeued);
-        self.resume_channel(number);
+        self.give_back(&[], requeued);
         self.reply_at(barrier, number, Some(&Method::TxCommitOk {}));
         Ok(())
     }

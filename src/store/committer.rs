@@ -147,9 +147,10 @@ impl Committer {
             Op::Delete { queue, seq, shared } => {
                 if self.ledger.delete(*queue, *seq) {
                     batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
-                    if let Some(body) = shared {
-                        settle(body, batch, tally);
-                    }
+                    shared.iter().for_each(|body| settle(body, batch, tally));
+                } else if !self.ledger.knows(*queue) {
+                    // The queue was dropped, and the entry's key with it; a consumer held its body until now.
+                    shared.iter().for_each(|body| settle(body, batch, tally));
                 }
                 Ok(())
             }
