@@ -71,7 +71,7 @@ class Model:
             "text": "caf\u00e9 " * choice.randrange(20),
             "list": [1, "two", {"three": 3}],
             "table": {"deep": {"deeper": choice.randrange(1000)}},
-            "when": datetime.datetime(2026, 1, 2, 3, 4, 5),
+            "when": datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc),
         }
         return pika.BasicProperties(
             content_type="application/octet-stream",

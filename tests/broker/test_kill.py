@@ -103,12 +103,12 @@ def judge(broker, model, choice):
     model.judge_declared(present(broker))
     total = 0
     connection = broker.connect()
-    channel = connection.channel()
     for queue in DATA_QUEUES:
+        channel = connection.channel()  # of its own: what is acknowledged with "multiple" is this queue's
         found = drain(channel, queue)
-        numbers = model.judge(queue, found)
-        total += len(numbers)
+        total += len(model.judge(queue, found))
         settle_some(model, choice, channel, queue, found)
+    channel = connection.channel()
     channel.queue_purge("marks")
     # Everything up to here is on the disk when this is confirmed.
     channel.confirm_delivery()
