@@ -28,7 +28,9 @@ impl QueueCell {
 impl Client {
     pub(super) fn declare(&mut self, spec: &QueueSpec<'_>) -> Result<(QueueRef, Position), Fault> {
         if spec.passive {
-            return Ok((self.queue(spec.name)?, Position(0)));
+            let queue = self.queue(spec.name)?;
+            let position = self.engine.as_found(queue.is_stored());
+            return Ok((queue, position));
         }
         let properties = QueueProperties {
             durable: spec.durable,
@@ -39,7 +41,7 @@ impl Client {
         let (queue, position, is_new) = engine.change(|topology| {
             if let Some(existing) = topology.queue(spec.name) {
                 self.check_same(existing, spec, &properties)?;
-                return Ok((existing.clone(), Position(0), false));
+                return Ok((existing.clone(), engine.as_found(existing.is_stored()), false));
             }
             self.check_new(spec)?;
             let owner = spec.exclusive.then_some(self.id);
@@ -107,7 +109,9 @@ impl Client {
     ) -> Result<(u32, Position), Fault> {
         let topology = self.engine.topology.load();
         // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
-        let Some(queue) = topology.queue(name).cloned() else { return Ok((0, Position(0))) };
+        let Some(queue) = topology.queue(name).cloned() else {
+            return Ok((0, self.engine.as_found(true)));
+        };
         self.check_owner(&queue)?;
         self.exclusive.retain(|other| *other != queue);
         let check = |contents: &Contents| {
@@ -146,7 +150,7 @@ impl Client {
         let (sinks, count, position) = self.engine.change(|topology| {
             let mut contents = queue.lock();
             if contents.is_deleted() {
-                return Ok((Vec::new(), 0, Position(0)));
+                return Ok((Vec::new(), 0, self.engine.as_found(queue.is_stored())));
             }
             check(&contents)?;
             let (ready, sinks) = contents.delete();
