@@ -122,10 +122,11 @@ impl<D, S: Sink<D>> Queue<D, S> {
     pub fn recovered(entries: Vec<Entry<D>>, next_seq: Seq) -> Self {
         Queue {
             ready_bytes: entries.iter().map(|e| e.message.size_bytes()).sum(),
+            // What may have been delivered in an earlier life stays so, also for the one after this.
+            taken_up_to: entries.iter().rev().find(|e| e.redelivered).map_or(Seq(0), |e| e.seq),
             ready: entries.into(),
             unacked: 0,
             next_seq,
-            taken_up_to: Seq(0),
             consumers: Slab::new(),
             round: VecDeque::new(),
             exclusive: false,
@@ -428,6 +429,17 @@ mod tests {
         let flags: Vec<bool> = b.drain().iter().map(|e| e.redelivered).collect();
         assert_eq!(flags, [true, true, true, false, false]);
         assert_eq!(q.counts().unacked, 5);
+    }
+
+    #[test]
+    fn what_was_delivered_in_an_earlier_life_still_counts_as_handed_out() {
+        let entry = |seq, redelivered| {
+            let message = Message::new(b"", b"", &[], &[]);
+            Entry { seq: Seq(seq), redelivered, delivery_count: 0, message, durable: () }
+        };
+        let recovered = |entries| Queue::<(), Inbox>::recovered(entries, Seq(9)).taken_up_to();
+        assert_eq!(recovered(vec![entry(3, true), entry(5, true), entry(7, false)]), Seq(5));
+        assert_eq!(recovered(vec![entry(3, false)]), Seq(0));
     }
 
     #[test]
