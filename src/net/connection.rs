@@ -116,11 +116,12 @@ impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.outbox.register(cx.waker());
         for _ in 0..TURNS_MAX {
+            self.work();
+            self.poll_login(cx);
+            // After the work: a session that has begun to close must not wait by its old clock.
             if let Poll::Ready(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
-            self.work();
-            self.poll_login(cx);
             let wrote = match self.poll_output(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
