@@ -103,11 +103,10 @@ class Native:
             context = ssl.create_default_context(cafile=self.certs / "certs" / "ca_certificate.pem")
             tls = pika.SSLOptions(context, server_hostname="localhost")
         user, password = self.environment["RABBITMQ_USER"], self.environment["RABBITMQ_PASS"]
-        usual = {"heartbeat": 60, "socket_timeout": 10, "stack_timeout": 20, "blocked_connection_timeout": 60}
+        usual = {"credentials": pika.PlainCredentials(user, password), "heartbeat": 60, "socket_timeout": 10, "stack_timeout": 20, "blocked_connection_timeout": 60}
         return pika.ConnectionParameters(
             host="localhost",
             port=int(self.environment["RABBITMQ_PORT"]),
-            credentials=pika.PlainCredentials(user, password),
             ssl_options=tls,
             **usual | changes,
         )
