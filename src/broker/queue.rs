@@ -200,7 +200,8 @@ impl<D, S: Sink<D>> Queue<D, S> {
             rules,
             unacked: 0,
             next_seq,
-            taken_up_to: Seq(0),
+            // What may have been delivered in an earlier life stays so, also for the one after this.
+            taken_up_to: entries.iter().rev().find(|e| e.redelivered).map_or(Seq(0), |e| e.seq),
             has_expiry: false,
             had_consumer: false,
             deleted: false,
@@ -520,6 +521,18 @@ mod tests {
         let flags: Vec<bool> = b.drain().iter().map(|e| e.redelivered).collect();
         assert_eq!(flags, [true, true, true, false, false]);
         assert_eq!(q.counts().unacked, 5);
+    }
+
+    #[test]
+    fn what_was_delivered_in_an_earlier_life_still_counts_as_handed_out() {
+        let entry = |seq, redelivered| {
+            let message = Message::new(b"", b"", &[], &[]);
+            Entry { redelivered, ..Entry::new(Seq(seq), message, ()) }
+        };
+        let recovered =
+            |entries| Queue::<(), Inbox>::recovered(Rules::default(), entries, Seq(9)).taken_up_to();
+        assert_eq!(recovered(vec![entry(3, true), entry(5, true), entry(7, false)]), Seq(5));
+        assert_eq!(recovered(vec![entry(3, false)]), Seq(0));
     }
 
     #[test]

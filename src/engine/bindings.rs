@@ -20,7 +20,7 @@ impl Client {
             self.check_destination(topology, spec)?;
             let row = is_durable(topology, spec).then(|| engine.store.next_row_id());
             match topology.bind(&request, row).map_err(|e| e.fault(&self.engine.vhost))? {
-                Bound::AlreadyThere => Ok(Position(0)),
+                Bound::AlreadyThere => Ok(engine.as_found(row.is_some())),
                 Bound::Added(binding) => Ok(match row {
                     Some(row) => {
                         let plaintext = BindingRow::of(&binding).encode();
@@ -38,7 +38,7 @@ impl Client {
         engine.change(|topology| {
             self.check_destination(topology, spec)?;
             match topology.unbind(&request).map_err(|e| e.fault(&self.engine.vhost))? {
-                Unbound::NotFound => Ok(Position(0)),
+                Unbound::NotFound => Ok(engine.as_found(true)),
                 Unbound::Removed(removed) => Ok(delete_rows(&mut engine.store.appender(), &removed)),
             }
         })

@@ -180,6 +180,12 @@ impl Engine {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What to wait for before saying that something stored is there, or gone, although this caller changed
+    /// nothing: whoever did may still be waiting for the commit.
+    pub(super) fn as_found(&self, is_stored: bool) -> Position {
+        if is_stored { self.store.appender().tail() } else { Position(0) }
+    }
+
     /// Changes the topology: `change` works on a copy and appends its rows to the store meanwhile, so
     /// that the order of rows is the order of changes; on success the copy becomes the snapshot.
     pub(super) fn change<T, E>(

@@ -61,7 +61,8 @@ impl Client {
         if spec.passive {
             let queue = self.queue(spec.name)?;
             self.engine.touch(&queue);
-            return Ok((queue, Position(0)));
+            let position = self.engine.as_found(queue.is_stored());
+            return Ok((queue, position));
         }
         let properties = QueueProperties {
             durable: spec.durable,
@@ -72,7 +73,7 @@ impl Client {
         let (queue, position, is_new) = engine.change(|topology| {
             if let Some(existing) = topology.queue(spec.name) {
                 self.check_same(existing, spec, &properties)?;
-                return Ok((existing.clone(), Position(0), false));
+                return Ok((existing.clone(), engine.as_found(existing.is_stored()), false));
             }
             let rules = Rules::of(&self.check_new(spec)?);
             let owner = spec.exclusive.then_some(self.id);
@@ -140,7 +141,9 @@ impl Client {
     ) -> Result<(u32, Position), Fault> {
         let topology = self.engine.topology.load();
         // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
-        let Some(queue) = topology.queue(name).cloned() else { return Ok((0, Position(0))) };
+        let Some(queue) = topology.queue(name).cloned() else {
+            return Ok((0, self.engine.as_found(true)));
+        };
         self.check_owner(&queue)?;
         let check = |contents: &Contents| {
             let counts = contents.counts();
@@ -183,7 +186,7 @@ impl Engine {
         let (sinks, count, position) = self.change(|topology| {
             let mut contents = queue.lock();
             if contents.is_deleted() {
-                return Ok((Vec::new(), 0, Position(0)));
+                return Ok((Vec::new(), 0, self.as_found(queue.is_stored())));
             }
             check(&contents)?;
             let (ready, mut sinks) = contents.delete();

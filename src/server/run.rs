@@ -145,8 +145,9 @@ fn start_engine(config: &Config, store: Arc<Store>, recovered: Recovered) -> Res
 
 async fn serve(config: &Config, engine: Arc<Engine>, tls: Option<Arc<TlsConfig>>) -> Result<Ended, RunError> {
     let mut signals = Signals::new().map_err(RunError::System)?;
-    let listening = bind_all(config, tls)?;
+    // Before the ports: who sees a port open may ask sealmqctl about it.
     let control = ControlListener::bind(&config.control_socket)?;
+    let listening = bind_all(config, tls)?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let picture = Arc::new(Picture::new(config, engine.clone(), &listening));
     let control_stop = wait_for(stopped.clone());

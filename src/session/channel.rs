@@ -135,6 +135,16 @@ impl<B: Broker> Session<B> {
             }
         }
         if let Method::BasicPublish { exchange, routing_key, mandatory, immediate, .. } = method {
+            // A confirm tells that what the client did before is durable too, so what it acknowledged goes
+            // ahead. Without confirms nobody can tell, and larger batches are worth more.
+            if channel.confirms.is_some() && !self.settled.is_empty() {
+                self.flush();
+            }
+            let channel = self.channel(number)?;
+            // Handing over may have closed the channel.
+            if channel.expect != Expect::Method {
+                return Ok(());
+            }
             begin_publish(channel, exchange, routing_key, mandatory, immediate)?;
             self.block_if_alarmed();
             return Ok(());

@@ -31,7 +31,8 @@ pub(super) enum Phase {
     Open,
     /// open
     Running,
-    /// we sent connection.close and wait for close-ok; everything else is discarded
+    /// a close was sent or answered; the other side's answer or the end of the socket comes next, and
+    /// everything else is discarded
     Closing,
     /// nothing more to say; the socket may go once the output is flushed
     Closed,
@@ -333,7 +334,9 @@ impl<B: Broker> Session<B> {
             Method::ConnectionClose { .. } => {
                 self.release_everything();
                 frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
-                self.phase = Phase::Closed;
+                // The client closes the socket. Until then its other threads may say goodbye as well
+                // (amqp091-go's do), and each is answered.
+                self.phase = Phase::Closing;
                 Ok(())
             }
             other => {
@@ -351,7 +354,6 @@ impl<B: Broker> Session<B> {
             Ok(Method::ConnectionCloseOk {}) => self.phase = Phase::Closed,
             Ok(Method::ConnectionClose { .. }) => {
                 frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
-                self.phase = Phase::Closed;
             }
             Ok(_) | Err(_) => {}
         }

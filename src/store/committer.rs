@@ -90,11 +90,8 @@ impl Committer {
         let mut delivered = DeliveryMarks::default();
         loop {
             let taken = self.core.take(&mut ops, &mut delivered, !self.purges.is_empty());
-            for (queue, seq) in delivered.drain() {
-                self.ledger.delivered_up_to(queue, seq);
-            }
             let clean = taken.ended && self.purges.is_empty();
-            if let Err(failure) = self.commit(&mut ops, clean) {
+            if let Err(failure) = self.commit(&mut ops, &mut delivered, clean) {
                 self.core.fail(failure);
                 return;
             }
@@ -107,7 +104,12 @@ impl Committer {
 
     /// Makes one batch of `ops`, writes it, and leaves `ops` empty. Without anything to write it only gives
     /// the backlog back. `clean` marks the last commit.
-    pub(super) fn commit(&mut self, ops: &mut Vec<Op>, clean: bool) -> Result<(), CommitFailure> {
+    pub(super) fn commit(
+        &mut self,
+        ops: &mut Vec<Op>,
+        delivered: &mut DeliveryMarks,
+        clean: bool,
+    ) -> Result<(), CommitFailure> {
         let started = Instant::now();
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
@@ -119,6 +121,10 @@ impl Committer {
             force |= matches!(op, Op::Touch);
             tally.charge += op.charge();
             self.apply(op, &mut batch, &mut tally)?;
+        }
+        // After the puts: a mark of a queue whose first entry is in this very batch would be lost.
+        for (queue, seq) in delivered.drain() {
+            self.ledger.delivered_up_to(queue, seq);
         }
         self.purge_step(&mut batch, &mut tally)?;
         if clean {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::commit::{Core, Op};
+use super::commit::{Core, DeliveryMarks, Op};
 use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
 use super::error::StoreError;
@@ -103,7 +103,7 @@ fn start(dir: &Path, core: &Arc<Core>, mut committer: Committer) -> Result<(), S
     let mut first = vec![Op::Touch];
     core.charge(first.iter().map(Op::charge).sum());
     let stopped = |failure| StoreError::Stopped { dir: dir.to_path_buf(), failure };
-    committer.commit(&mut first, false).map_err(stopped)?;
+    committer.commit(&mut first, &mut DeliveryMarks::default(), false).map_err(stopped)?;
     let thread = std::thread::Builder::new().name("sealmq-commit".into()).spawn(|| committer.run());
     core.keep_thread(thread.map_err(|e| StoreError::system(dir, e))?);
     Ok(())
