@@ -85,10 +85,7 @@ impl Engine {
 
     /// A body that is large, or goes to several queues, is stored once, apart from its entries.
     pub(super) fn share_body(&self, targets: &Targets, item: &mut Incoming) {
-        if !item.persistent {
-            return;
-        }
-        let stored = targets.iter().filter(|queue| queue.is_stored()).count() as u32;
+        let stored = targets.iter().filter(|queue| queue.keeps(item)).count() as u32;
         if stored > 1 || (stored == 1 && item.message.size_bytes() > INLINE_BODY_BYTES_MAX) {
             item.shared = Some(self.store.shared_body(&item.message, stored));
         }
@@ -103,13 +100,14 @@ impl Engine {
         incoming: &mut [Incoming],
         now_ms: u64,
     ) {
-        let stores = queue.is_stored() && incoming.iter().any(|item| item.persistent);
+        let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
         for item in incoming {
             let refused = contents.is_deleted() || contents.is_refusing();
             if refused {
                 // What was promised to a body that is stored apart will not come.
-                if let (Some(appender), Some(shared)) = (&mut appender, &item.shared) {
+                if let (Some(appender), Some(shared), true) = (&mut appender, &item.shared, queue.keeps(item))
+                {
                     appender.release(shared);
                 }
                 item.refused |= !contents.is_deleted();
@@ -124,7 +122,7 @@ impl Engine {
             let seq = contents.next_seq();
             let expires_ms = contents.rules().expires_ms(now_ms, item.ttl_ms);
             let durable = match &mut appender {
-                Some(appender) if item.persistent => {
+                Some(appender) if queue.keeps(item) => {
                     let meta = EntryMeta {
                         enqueued_ms: now_ms,
                         expires_ms,

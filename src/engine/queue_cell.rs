@@ -12,6 +12,7 @@ use crate::broker::id::{QueueId, Seq};
 use crate::broker::message::Message;
 use crate::broker::name::Name;
 use crate::broker::queue::{Counts, Entry, Queue};
+use crate::broker::queue_type::QueueType;
 use crate::limits::PURGE_KEYS_MAX;
 use crate::store::{Position, SharedBody, Store};
 
@@ -127,6 +128,12 @@ impl QueueCell {
     /// with its connection, so there is nothing to keep.
     pub fn is_stored(&self) -> bool {
         self.properties.durable && self.owner.is_none()
+    }
+
+    /// Whether that message is to be in the store. A quorum queue keeps every message, whatever its
+    /// delivery mode says (RabbitMQ, quorum-queues.md).
+    pub(super) fn keeps(&self, message: &Incoming) -> bool {
+        self.is_stored() && (message.persistent || self.arguments.queue_type == QueueType::Quorum)
     }
 
     /// The present counts.

@@ -62,7 +62,7 @@ impl Client {
             let mut contents = queue.lock();
             if contents.is_deleted() || contents.is_refusing() {
                 drop(contents);
-                if let (true, Some(shared)) = (queue.is_stored(), &item.shared) {
+                if let (true, Some(shared)) = (queue.keeps(item), &item.shared) {
                     self.engine.store.appender().release(shared);
                 }
                 continue;
@@ -88,7 +88,7 @@ impl Client {
         let mut last = Position(0);
         for Place { queue, message, entry } in places {
             let Some(item) = incoming.get(*message) else { continue };
-            if !(item.persistent && queue.is_stored()) {
+            if !queue.keeps(item) {
                 continue;
             }
             let meta = EntryMeta {
