@@ -207,8 +207,8 @@ impl Broker for Client {
         let queue = self.queue(name)?;
         self.engine.touch(&queue);
         let now_ms = now_ms();
-        let (entry, left) = self.engine.with_queue(&queue, |contents, dead| {
-            contents.expire(now_ms, dead);
+        let (entry, left) = self.engine.with_queue(&queue, |contents, effects| {
+            contents.expire(now_ms, &mut effects.dead);
             (contents.get(), contents.counts().ready as u32)
         });
         Ok(entry.map(|entry| (queue, entry, left)))

@@ -16,17 +16,27 @@ use crate::session::port::Share;
 use crate::store::{EntryMeta, Position};
 
 use super::engine_core::{Engine, now_ms};
+use super::outbox::ConsumerSink;
 use super::queue_cell::{Contents, Incoming, QueueRef, Stored, wake};
 
 /// Where one message goes.
 pub(super) type Targets = SmallVec<[QueueRef; 4]>;
+
+/// What an operation under a queue's lock leaves to be done after the unlock.
+#[derive(Default)]
+pub(super) struct Effects {
+    /// to be dead-lettered, or dropped where nobody takes them
+    pub dead: Dead<Stored>,
+    /// consumers that got something, to be woken
+    pub touched: Vec<ConsumerSink>,
+}
 
 impl Engine {
     /// One operation under the queue's lock, then whatever it makes due.
     pub(super) fn with_queue<T>(
         &self,
         queue: &QueueRef,
-        operation: impl FnOnce(&mut Contents, &mut Dead<Stored>) -> T,
+        operation: impl FnOnce(&mut Contents, &mut Effects) -> T,
     ) -> T {
         let (done, dead) = self.operate(queue, now_ms(), operation);
         self.bury(queue, dead);
@@ -38,21 +48,21 @@ impl Engine {
         &self,
         queue: &QueueRef,
         now_ms: u64,
-        operation: impl FnOnce(&mut Contents, &mut Dead<Stored>) -> T,
+        operation: impl FnOnce(&mut Contents, &mut Effects) -> T,
     ) -> (T, Dead<Stored>) {
-        let (mut touched, mut dead) = (Vec::new(), Vec::new());
+        let mut effects = Effects::default();
         let mut contents = queue.lock();
-        let done = operation(&mut contents, &mut dead);
-        contents.expire(now_ms, &mut dead);
-        contents.assign(&mut touched);
-        contents.trim(&mut dead);
+        let done = operation(&mut contents, &mut effects);
+        contents.expire(now_ms, &mut effects.dead);
+        contents.assign(&mut effects.touched);
+        contents.trim(&mut effects.dead);
         let next_expiry_ms = contents.next_expiry_ms();
         drop(contents);
-        wake(&touched);
+        wake(&effects.touched);
         if let Some(at_ms) = next_expiry_ms {
             self.timers.arm(queue, at_ms);
         }
-        (done, dead)
+        (done, effects.dead)
     }
 
     /// Adds messages to each target, in order. Raises each one's barrier to the last of its records.
@@ -73,8 +83,8 @@ impl Engine {
             self.share_body(targets, item);
         }
         for queue in targets {
-            let add = |contents: &mut Contents, dead: &mut Dead<Stored>| {
-                self.add(queue, contents, dead, incoming, now_ms);
+            let add = |contents: &mut Contents, effects: &mut Effects| {
+                self.add(queue, contents, effects, incoming, now_ms);
             };
             let ((), dead) = self.operate(queue, now_ms, add);
             if !dead.is_empty() {
@@ -96,15 +106,18 @@ impl Engine {
         &self,
         queue: &QueueRef,
         contents: &mut Contents,
-        dead: &mut Dead<Stored>,
+        effects: &mut Effects,
         incoming: &mut [Incoming],
         now_ms: u64,
     ) {
         let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
         for item in incoming {
-            let refused = contents.is_deleted() || contents.is_refusing();
-            if refused {
+            if contents.is_refusing() {
+                // Consumers that wait make room: delivery comes before the limit, as in RabbitMQ.
+                contents.assign(&mut effects.touched);
+            }
+            if contents.is_deleted() || contents.is_refusing() {
                 // What was promised to a body that is stored apart will not come.
                 if let (Some(appender), Some(shared), true) = (&mut appender, &item.shared, queue.keeps(item))
                 {
@@ -112,7 +125,7 @@ impl Engine {
                 }
                 item.refused |= !contents.is_deleted();
                 if !contents.is_deleted() && contents.rules().overflow == Overflow::RejectPublishDlx {
-                    dead.push((
+                    effects.dead.push((
                         Entry::new(contents.next_seq(), item.message.clone(), Stored::No),
                         Death::MaxLen,
                     ));
@@ -154,20 +167,20 @@ impl Engine {
 
     /// Entries are rejected for good: dead letters, where the queue says so.
     pub(super) fn reject(&self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
-        self.with_queue(queue, |contents, dead| {
+        self.with_queue(queue, |contents, effects| {
             contents.settle(consumer, entries.len());
-            dead.extend(entries.into_iter().map(|entry| (entry, Death::Rejected)));
+            effects.dead.extend(entries.into_iter().map(|entry| (entry, Death::Rejected)));
         });
     }
 
     /// Entries come back to their old places, or nowhere if the queue is gone.
     pub(super) fn requeue(&self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
-        let orphans = self.with_queue(queue, |contents, dead| {
+        let orphans = self.with_queue(queue, |contents, effects| {
             shares.iter().for_each(|share| contents.settle(share.consumer, share.count));
             if contents.is_deleted() {
                 return entries;
             }
-            contents.requeue(entries, dead);
+            contents.requeue(entries, &mut effects.dead);
             Vec::new()
         });
         queue.delete_stored(&orphans, &self.store);

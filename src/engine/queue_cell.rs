@@ -48,7 +48,7 @@ pub struct QueueCell {
     pub owner: Option<u64>,
     /// when it was last declared, asked for a message, or left by its last consumer (`x-expires`)
     pub(super) used_ms: AtomicU64,
-    /// when the engine's clock looks at it next; 0 is never
+    /// when the engine's clock looks at it next; 0 is not armed, `u64::MAX` is gone for good
     pub(super) due_ms: AtomicU64,
     contents: Mutex<Contents>,
 }

@@ -209,6 +209,7 @@ impl Engine {
             Ok((sinks, count as u32, position))
         })?;
         wake(&sinks);
+        self.timers.disarm(queue);
         Ok((count, position))
     }
 }

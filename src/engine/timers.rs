@@ -26,13 +26,17 @@ pub(super) struct Timers {
 impl Timers {
     /// Has `queue` looked at no later than `at_ms`.
     pub fn arm(&self, queue: &QueueRef, at_ms: u64) {
-        let armed = queue.due_ms.load(Ordering::Acquire);
-        if armed != 0 && armed <= at_ms {
+        let is_soon_enough = |armed: u64| (armed != 0 && armed <= at_ms) || armed == u64::MAX;
+        if is_soon_enough(queue.due_ms.load(Ordering::Acquire)) {
             return;
         }
         let mut due = self.lock();
         let before = due.first_key_value().map(|((first, _), _)| *first);
-        let armed = queue.due_ms.swap(at_ms, Ordering::AcqRel);
+        let armed = queue.due_ms.load(Ordering::Acquire);
+        if is_soon_enough(armed) {
+            return;
+        }
+        queue.due_ms.store(at_ms, Ordering::Release);
         if armed != 0 {
             due.remove(&(armed, queue.id.0));
         }
@@ -41,6 +45,13 @@ impl Timers {
         if before.is_none_or(|first| at_ms < first) {
             self.sooner.notify_one();
         }
+    }
+
+    /// Forgets a queue that is gone: its deadline may be years ahead.
+    pub fn disarm(&self, queue: &QueueRef) {
+        let mut due = self.lock();
+        let armed = queue.due_ms.swap(u64::MAX, Ordering::AcqRel);
+        due.remove(&(armed, queue.id.0));
     }
 
     /// Takes out what is due, and says how long until the next.
