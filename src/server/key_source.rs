@@ -63,8 +63,12 @@ fn make(path: &Path) -> Result<(), String> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(text(error)),
         _ => {}
     }
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(&temporary).map_err(text)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(&temporary)
+        .map_err(text)?;
     file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(text)?;
     // Never over an existing file, as a rename would: that could be the only copy of a key.
     let linked = std::fs::hard_link(&temporary, path);
