@@ -158,6 +158,7 @@ async fn serve(config: &Config, engine: Arc<Engine>, tls: Option<Arc<TlsConfig>>
         tracing::info!(address = %listener.address, protocol, "listening");
         serving.spawn(net::serve(listener, engine.clone(), settings(config), stopped.clone()));
     }
+    let timekeeper = tokio::spawn(engine.clone().keep_time());
     tracing::info!("Server startup complete");
     let ended = tokio::select! {
         () = signals.next() => Ok(Ended::Drained),
@@ -175,6 +176,7 @@ async fn serve(config: &Config, engine: Arc<Engine>, tls: Option<Arc<TlsConfig>>
             return Ok(Ended::AtOnce);
         }
     }
+    timekeeper.abort();
     let _ = control.await;
     ended
 }

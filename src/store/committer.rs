@@ -21,8 +21,11 @@ use super::record::{BodyRef, CommitRow, Content, EntryRecord, Manifest, RowRecor
 use super::rocks::{Batch, Rocks};
 use super::sealing::Sealing;
 use crate::broker::id::{BodyId, QueueId, Seq};
-use crate::limits::{COMMIT_BYTES_MAX, DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
+use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
 use crate::seal::record::Sealer;
+
+/// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
+const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// Entries and bodies of a queue that is gone, cleared away a step per batch.
 #[derive(Default)]
@@ -87,11 +90,8 @@ impl Committer {
         let mut delivered = DeliveryMarks::default();
         loop {
             let taken = self.core.take(&mut ops, &mut delivered, !self.purges.is_empty());
-            for (queue, seq) in delivered.drain() {
-                self.ledger.delivered_up_to(queue, seq);
-            }
             let clean = taken.ended && self.purges.is_empty();
-            if let Err(failure) = self.commit(&mut ops, clean) {
+            if let Err(failure) = self.commit(&mut ops, &mut delivered, clean) {
                 self.core.fail(failure);
                 return;
             }
@@ -104,16 +104,27 @@ impl Committer {
 
     /// Makes one batch of `ops`, writes it, and leaves `ops` empty. Without anything to write it only gives
     /// the backlog back. `clean` marks the last commit.
-    pub(super) fn commit(&mut self, ops: &mut Vec<Op>, clean: bool) -> Result<(), CommitFailure> {
+    pub(super) fn commit(
+        &mut self,
+        ops: &mut Vec<Op>,
+        delivered: &mut DeliveryMarks,
+        clean: bool,
+    ) -> Result<(), CommitFailure> {
         let started = Instant::now();
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
-        let mut batch = rocks.batch(2 * COMMIT_BYTES_MAX).map_err(refused)?;
+        let payload: usize = ops.iter().map(Op::batch_bytes).sum();
+        let capacity = payload + payload / 8 + ops.len() * RECORD_OVERHEAD_BYTES + 4096;
+        let mut batch = rocks.batch(capacity).map_err(refused)?;
         let (mut tally, mut force) = (Tally::default(), clean);
         for op in ops.iter() {
             force |= matches!(op, Op::Touch);
             tally.charge += op.charge();
             self.apply(op, &mut batch, &mut tally)?;
+        }
+        // After the puts: a mark of a queue whose first entry is in this very batch would be lost.
+        for (queue, seq) in delivered.drain() {
+            self.ledger.delivered_up_to(queue, seq);
         }
         self.purge_step(&mut batch, &mut tally)?;
         if clean {
@@ -142,9 +153,10 @@ impl Committer {
             Op::Delete { queue, seq, shared } => {
                 if self.ledger.delete(*queue, *seq) {
                     batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
-                    if let Some(body) = shared {
-                        settle(body, batch, tally);
-                    }
+                    shared.iter().for_each(|body| settle(body, batch, tally));
+                } else if !self.ledger.knows(*queue) {
+                    // The queue was dropped, and the entry's key with it; a consumer held its body until now.
+                    shared.iter().for_each(|body| settle(body, batch, tally));
                 }
                 Ok(())
             }

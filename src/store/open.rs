@@ -8,7 +8,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::commit::{Core, Op};
+use super::commit::{Core, DeliveryMarks, Op};
 use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
 use super::error::StoreError;
@@ -34,6 +34,16 @@ struct Identity {
 }
 
 pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
+    let (dir, mode) = (options.dir.clone(), options.mode);
+    let (committer, recovered, store) = prepare(options)?;
+    let core = Arc::clone(&committer.core);
+    start(&dir, &core, committer)?;
+    warn_of_quarantine(&recovered);
+    Ok((Arc::new(Store { core, dir, mode, store }), recovered))
+}
+
+/// Everything but the first commit and the thread; gives the store's uuid as well.
+pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
     let OpenOptions { dir, mode, kek } = options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -67,7 +77,7 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
     };
     let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key));
     let committer = Committer {
-        core: Arc::clone(&core),
+        core,
         rocks,
         sealing,
         ledger: restored.ledger,
@@ -79,9 +89,7 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
         value: Vec::new(),
         _lock: lock,
     };
-    start(&dir, &core, committer)?;
-    warn_of_quarantine(&restored.recovered);
-    Ok((Arc::new(Store { core, dir, mode, store }), restored.recovered))
+    Ok((committer, restored.recovered, store))
 }
 
 fn sealing(dir: &Path, file: &KeyringFile, data: &Arc<Key>) -> Result<Sealing, StoreError> {
@@ -95,7 +103,7 @@ fn start(dir: &Path, core: &Arc<Core>, mut committer: Committer) -> Result<(), S
     let mut first = vec![Op::Touch];
     core.charge(first.iter().map(Op::charge).sum());
     let stopped = |failure| StoreError::Stopped { dir: dir.to_path_buf(), failure };
-    committer.commit(&mut first, false).map_err(stopped)?;
+    committer.commit(&mut first, &mut DeliveryMarks::default(), false).map_err(stopped)?;
     let thread = std::thread::Builder::new().name("sealmq-commit".into()).spawn(|| committer.run());
     core.keep_thread(thread.map_err(|e| StoreError::system(dir, e))?);
     Ok(())

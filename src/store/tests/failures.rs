@@ -1,6 +1,7 @@
 //! The failure table (store.md 3): each situation is refused or quarantined with its code, and what is
 //! quarantined is still there afterwards.
 
+use super::super::commit::{DeliveryMarks, Op, Put};
 use super::super::error::CommitFailure;
 use super::super::keyring_file::KeyringFile;
 use super::super::layout::{Family, Key};
@@ -320,4 +321,30 @@ fn every_flipped_byte_of_the_small_files_is_refused_or_harmless() {
             }
         }
     }
+}
+
+#[test]
+fn a_data_key_that_has_served_its_time_is_replaced_before_the_next_record() {
+    let dir = filled(Mode::Sealed);
+    let options = OpenOptions { dir: dir.path().to_path_buf(), mode: Mode::Sealed, kek: Some(kek()) };
+    let (mut committer, ..) = super::super::open::prepare(options).unwrap();
+    let put = |seq| {
+        let (message, shared) = (message(&format!("message {seq}")), None);
+        Op::Put(Put { queue: QUEUE, seq: Seq(seq), message, shared, meta: meta(seq) })
+    };
+    let key_of = |committer: &super::super::committer::Committer, seq| {
+        let value = committer.rocks.value(Family::Entries, &Key::entry(QUEUE, Seq(seq))).unwrap().unwrap();
+        crate::seal::envelope::parse(&value).unwrap().0.key_id
+    };
+    for (seq, records, key) in [(5, 0, 3), (6, crate::limits::DATA_KEY_RECORDS_MAX, 4), (7, 0, 4)] {
+        committer.key_records += records;
+        let mut ops = vec![put(seq)];
+        committer.core.charge(ops[0].charge());
+        committer.commit(&mut ops, &mut DeliveryMarks::default(), false).unwrap();
+        assert_eq!(key_of(&committer, seq), key);
+    }
+    assert_eq!(committer.core.data_key.load_full().unwrap().id, 4, "bodies sealed elsewhere use it too");
+    drop(committer);
+    let (_store, recovered) = open(dir.path());
+    assert_eq!(seqs(&recovered, QUEUE), (1..=7).collect::<Vec<_>>());
 }
