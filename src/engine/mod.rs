@@ -20,6 +20,8 @@ mod queue_cell;
 mod queues;
 mod recover;
 mod rows;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
 pub use access::{User, Users};

@@ -54,6 +54,8 @@ pub(super) struct Committer {
     /// `None` in a plain store.
     pub(super) keyring: Option<KeyringFile>,
     pub(super) purges: VecDeque<Purge>,
+    /// Marks that came with the batch.
+    pub(super) delivered: DeliveryMarks,
     pub(super) commit_seq: u64,
     pub(super) key_since: Instant,
     pub(super) key_records: u64,
@@ -87,12 +89,8 @@ impl Committer {
     pub(super) fn run(mut self) {
         let _guard = Guard(Arc::clone(&self.core));
         let (mut ops, mut woken): (Vec<Op>, Vec<Waker>) = (Vec::new(), Vec::new());
-        let mut delivered = DeliveryMarks::default();
         loop {
-            let taken = self.core.take(&mut ops, &mut delivered, !self.purges.is_empty());
-            for (queue, seq) in delivered.drain() {
-                self.ledger.delivered_up_to(queue, seq);
-            }
+            let taken = self.core.take(&mut ops, &mut self.delivered, !self.purges.is_empty());
             let clean = taken.ended && self.purges.is_empty();
             if let Err(failure) = self.commit(&mut ops, clean) {
                 self.core.fail(failure);
@@ -119,6 +117,10 @@ impl Committer {
             force |= matches!(op, Op::Touch);
             tally.charge += op.charge();
             self.apply(op, &mut batch, &mut tally)?;
+        }
+        // After the entries that made their queues known, or took them away.
+        for (queue, seq) in self.delivered.drain() {
+            self.ledger.delivered_up_to(queue, seq);
         }
         self.purge_step(&mut batch, &mut tally)?;
         if clean {

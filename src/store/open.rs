@@ -8,7 +8,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::commit::{Core, Op};
+use super::commit::{Core, DeliveryMarks, Op};
 use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
 use super::error::StoreError;
@@ -83,6 +83,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         ledger: restored.ledger,
         keyring,
         purges: restored.purges.into(),
+        delivered: DeliveryMarks::default(),
         commit_seq: restored.commit.commit_seq,
         key_since: Instant::now(),
         key_records: 0,
