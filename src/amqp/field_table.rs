@@ -53,7 +53,7 @@ pub enum Value<'a> {
 
 impl<'a> Table<'a> {
     /// Wraps a table's bytes, its 32-bit length left out.
-    pub fn from_raw(raw: &'a [u8]) -> Table<'a> {
+    pub const fn from_raw(raw: &'a [u8]) -> Table<'a> {
         Table(raw)
     }
 

@@ -21,6 +21,8 @@ mod queue_cell;
 mod queues;
 mod recover;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod transaction;
 pub mod view;

@@ -113,7 +113,7 @@ impl Connection {
         (end, self.session)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.outbox.register(cx.waker());
         for _ in 0..TURNS_MAX {
             self.work();
@@ -182,6 +182,11 @@ impl Connection {
 
     fn output_len(&mut self) -> usize {
         self.session.output().len() - self.sent
+    }
+
+    #[cfg(test)]
+    pub(super) fn output_bytes(&mut self) -> usize {
+        self.session.output().len()
     }
 
     /// Whether another turn would find something to do without waiting for the socket.

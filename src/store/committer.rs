@@ -54,6 +54,8 @@ pub(super) struct Committer {
     /// `None` in a plain store.
     pub(super) keyring: Option<KeyringFile>,
     pub(super) purges: VecDeque<Purge>,
+    /// Marks that came with the batch.
+    pub(super) delivered: DeliveryMarks,
     pub(super) commit_seq: u64,
     pub(super) key_since: Instant,
     pub(super) key_records: u64,
@@ -87,11 +89,10 @@ impl Committer {
     pub(super) fn run(mut self) {
         let _guard = Guard(Arc::clone(&self.core));
         let (mut ops, mut woken): (Vec<Op>, Vec<Waker>) = (Vec::new(), Vec::new());
-        let mut delivered = DeliveryMarks::default();
         loop {
-            let taken = self.core.take(&mut ops, &mut delivered, !self.purges.is_empty());
+            let taken = self.core.take(&mut ops, &mut self.delivered, !self.purges.is_empty());
             let clean = taken.ended && self.purges.is_empty();
-            if let Err(failure) = self.commit(&mut ops, &mut delivered, clean) {
+            if let Err(failure) = self.commit(&mut ops, clean) {
                 self.core.fail(failure);
                 return;
             }
@@ -104,12 +105,7 @@ impl Committer {
 
     /// Makes one batch of `ops`, writes it, and leaves `ops` empty. Without anything to write it only gives
     /// the backlog back. `clean` marks the last commit.
-    pub(super) fn commit(
-        &mut self,
-        ops: &mut Vec<Op>,
-        delivered: &mut DeliveryMarks,
-        clean: bool,
-    ) -> Result<(), CommitFailure> {
+    pub(super) fn commit(&mut self, ops: &mut Vec<Op>, clean: bool) -> Result<(), CommitFailure> {
         let started = Instant::now();
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
@@ -122,8 +118,8 @@ impl Committer {
             tally.charge += op.charge();
             self.apply(op, &mut batch, &mut tally)?;
         }
-        // After the puts: a mark of a queue whose first entry is in this very batch would be lost.
-        for (queue, seq) in delivered.drain() {
+        // After the entries that made their queues known, or took them away.
+        for (queue, seq) in self.delivered.drain() {
             self.ledger.delivered_up_to(queue, seq);
         }
         self.purge_step(&mut batch, &mut tally)?;

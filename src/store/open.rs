@@ -83,6 +83,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         ledger: restored.ledger,
         keyring,
         purges: restored.purges.into(),
+        delivered: DeliveryMarks::default(),
         commit_seq: restored.commit.commit_seq,
         key_since: Instant::now(),
         key_records: 0,
@@ -103,7 +104,7 @@ fn start(dir: &Path, core: &Arc<Core>, mut committer: Committer) -> Result<(), S
     let mut first = vec![Op::Touch];
     core.charge(first.iter().map(Op::charge).sum());
     let stopped = |failure| StoreError::Stopped { dir: dir.to_path_buf(), failure };
-    committer.commit(&mut first, &mut DeliveryMarks::default(), false).map_err(stopped)?;
+    committer.commit(&mut first, false).map_err(stopped)?;
     let thread = std::thread::Builder::new().name("sealmq-commit".into()).spawn(|| committer.run());
     core.keep_thread(thread.map_err(|e| StoreError::system(dir, e))?);
     Ok(())

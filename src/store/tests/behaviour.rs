@@ -216,6 +216,28 @@ fn a_dropped_queue_does_not_come_back_even_after_a_crash() {
     }
 }
 
+/// A consumer may hold an entry of a queue that is gone; its body stays until then, and no longer.
+#[test]
+fn a_body_of_a_dropped_queue_goes_when_its_consumer_lets_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let text = message("shared by two queues");
+    let body = store.shared_body(&text, 2);
+    let mut appender = store.appender();
+    let held = appender.put(QUEUE, Seq(1), &text, Some(&body), meta(1));
+    let other = appender.put(QueueId(2), Seq(1), &text, Some(&body), meta(1));
+    drop(appender);
+    wait(&store, other);
+    let dropped = store.appender().drop_queue(QUEUE, Vec::new());
+    wait(&store, dropped);
+    store.appender().delete(QUEUE, Seq(1), Some(&body), held);
+    store.appender().delivered_up_to(QUEUE, Seq(1));
+    store.appender().delete(QueueId(2), Seq(1), Some(&body), other);
+    store.close().unwrap();
+    drop(store);
+    assert!(keys(dir.path(), Family::Bodies).is_empty());
+}
+
 #[test]
 fn manifests_hold_the_count_and_the_keyed_sum_of_what_is_there() {
     let dir = tempfile::tempdir().unwrap();

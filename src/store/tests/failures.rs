@@ -1,7 +1,7 @@
 //! The failure table (store.md 3): each situation is refused or quarantined with its code, and what is
 //! quarantined is still there afterwards.
 
-use super::super::commit::{DeliveryMarks, Op, Put};
+use super::super::commit::{Op, Put};
 use super::super::error::CommitFailure;
 use super::super::keyring_file::KeyringFile;
 use super::super::layout::{Family, Key};
@@ -340,7 +340,7 @@ fn a_data_key_that_has_served_its_time_is_replaced_before_the_next_record() {
         committer.key_records += records;
         let mut ops = vec![put(seq)];
         committer.core.charge(ops[0].charge());
-        committer.commit(&mut ops, &mut DeliveryMarks::default(), false).unwrap();
+        committer.commit(&mut ops, false).unwrap();
         assert_eq!(key_of(&committer, seq), key);
     }
     assert_eq!(committer.core.data_key.load_full().unwrap().id, 4, "bodies sealed elsewhere use it too");
