@@ -11,6 +11,8 @@ use super::writer::Writer;
 pub struct ContentHeader<'a> {
     /// 60 for basic, the only class with content
     pub class_id: u16,
+    /// must be 0 (section 4.2.6.1)
+    pub weight: u16,
     /// the body's length in bytes, in all its frames together
     pub body_size: u64,
     /// property flags and list
@@ -22,9 +24,9 @@ impl<'a> ContentHeader<'a> {
     pub fn decode(payload: &'a [u8]) -> Result<ContentHeader<'a>, DecodeError> {
         let mut r = Reader::new(payload);
         let class_id = r.u16()?;
-        let _weight = r.u16()?;
+        let weight = r.u16()?;
         let body_size = r.u64()?;
-        Ok(ContentHeader { class_id, body_size, properties: r.rest() })
+        Ok(ContentHeader { class_id, weight, body_size, properties: r.rest() })
     }
 }
 

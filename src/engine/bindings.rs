@@ -35,11 +35,12 @@ impl Client {
     pub(super) fn unbind_checked(&self, spec: &BindingSpec<'_>) -> Result<Position, Fault> {
         let engine = &self.engine;
         let request = request(spec);
-        engine.change(|topology| {
-            self.check_destination(topology, spec)?;
-            match topology.unbind(&request).map_err(|e| e.fault(&self.engine.vhost))? {
-                Unbound::NotFound => Ok(engine.as_found(true)),
-                Unbound::Removed(removed) => Ok(delete_rows(&mut engine.store.appender(), &removed)),
+        engine.change(|topology| match topology.unbind(&request).map_err(|e| e.fault(&engine.vhost))? {
+            Unbound::NotFound => Ok(engine.as_found(true)),
+            Unbound::Removed(removed) => {
+                // Only who would take a binding away has to own the queue; a fault here drops the copy.
+                self.check_destination(topology, spec)?;
+                Ok(delete_rows(&mut engine.store.appender(), &removed))
             }
         })
     }

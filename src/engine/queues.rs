@@ -64,6 +64,11 @@ impl Client {
             let position = self.engine.as_found(queue.is_stored());
             return Ok((queue, position));
         }
+        // Before anything is looked up: such a queue is not to be declared again either.
+        if is_reserved(spec.name) && !spec.server_named {
+            let text = format!("queue name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
+            return Err(Fault::new(ReplyCode::AccessRefused, text));
+        }
         let properties = QueueProperties {
             durable: spec.durable,
             auto_delete: spec.auto_delete,
@@ -113,15 +118,10 @@ impl Client {
     }
 
     fn check_new(&self, spec: &QueueSpec<'_>) -> Result<QueueArguments, Fault> {
-        let server_named = spec.name.starts_with(b"amq.gen-");
-        if is_reserved(spec.name) && !server_named {
-            let text = format!("queue name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
-            return Err(Fault::new(ReplyCode::AccessRefused, text));
-        }
         let resource = Resource::queue(spec.name, &self.engine.vhost);
         let arguments = QueueArguments::parse(spec.arguments).map_err(|e| e.fault(resource))?;
         let shape = QueueShape {
-            server_named,
+            server_named: spec.server_named,
             durable: spec.durable,
             exclusive: spec.exclusive,
             auto_delete: spec.auto_delete,

@@ -69,6 +69,7 @@ impl Wake for Unpark {
 
 const DURABLE: QueueSpec<'static> = QueueSpec {
     name: b"",
+    server_named: false,
     passive: false,
     durable: true,
     exclusive: false,

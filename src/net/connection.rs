@@ -118,7 +118,8 @@ impl Connection {
         for _ in 0..TURNS_MAX {
             self.work();
             self.poll_login(cx);
-            // After the work: what it has begun, such as a close, has its deadline before we sleep.
+            // After the work: it may have opened the connection (heartbeats begin with that) or begun a close,
+            // which has its deadline before we sleep.
             if let Poll::Ready(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }

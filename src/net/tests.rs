@@ -44,6 +44,7 @@ fn engine(dir: &std::path::Path, count: usize) -> Arc<Engine> {
     let arguments = Table::default();
     let spec = QueueSpec {
         name: b"q",
+        server_named: false,
         passive: false,
         durable: false,
         exclusive: false,

@@ -36,7 +36,6 @@ impl<B: Broker> Session<B> {
                 }
                 Ok(())
             }
-            Method::BasicCancelOk { .. } => Ok(()),
             Method::BasicGet { queue, no_ack, .. } => self.get(number, queue, no_ack),
             Method::BasicReject { delivery_tag, requeue } => {
                 self.reject(number, delivery_tag, false, requeue)
@@ -50,7 +49,7 @@ impl<B: Broker> Session<B> {
                 Ok(())
             }
             Method::BasicRecoverAsync { requeue } => self.recover(number, requeue),
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 

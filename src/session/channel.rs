@@ -158,12 +158,13 @@ impl<B: Broker> Session<B> {
     fn handle_synchronous(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
         match method.id().0 {
             20 => self.handle_channel_class(number, method),
+            30 => self.handle_access_class(number, method),
             40 => self.handle_exchange_class(number, method),
             50 => self.handle_queue_class(number, method),
             60 => self.handle_basic_class(number, method),
             85 => self.handle_confirm_class(number, method),
             90 => self.handle_tx_class(number, method),
-            _ => Err(Fault::new(ReplyCode::NotImplemented, format!("{} is not implemented", method.name()))),
+            _ => Err(unexpected()),
         }
     }
 
@@ -182,13 +183,19 @@ impl<B: Broker> Session<B> {
             Method::ChannelFlow { active: false } => {
                 Err(Fault::new(ReplyCode::NotImplemented, "active=false"))
             }
-            Method::ChannelFlowOk { .. } => Ok(()),
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
+    /// Tickets are AMQP 0-8's; clients that still ask get 1, as from RabbitMQ, and nothing checks it.
+    fn handle_access_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
+        let Method::AccessRequest { .. } = method else { return Err(unexpected()) };
+        frame::write_method(&mut self.out, number, &Method::AccessRequestOk { ticket: 1 });
+        Ok(())
+    }
+
     fn handle_confirm_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
-        let Method::ConfirmSelect { no_wait } = method else { return Err(unexpected(&method)) };
+        let Method::ConfirmSelect { no_wait } = method else { return Err(unexpected()) };
         let channel = self.channel(number)?;
         if channel.transaction.is_some() {
             let text = "cannot switch from tx to confirm mode";
@@ -204,7 +211,7 @@ impl<B: Broker> Session<B> {
     fn open_channel(&mut self, number: u16) -> Result<(), Fault> {
         let limit = self.channel_max;
         if limit != 0 && number > limit {
-            let open = self.channels.iter().flatten().count() + 1;
+            let open = self.channels.iter().flatten().count();
             let text = format!(
                 "number of channels opened ({open}) has reached the negotiated channel_max ({limit})"
             );
@@ -252,17 +259,28 @@ impl<B: Broker> Session<B> {
         }
     }
 
+    /// Whether a publish has begun on that channel and is not whole yet.
+    pub(super) fn is_in_content(&self, number: u16) -> bool {
+        let Some(Some(channel)) = self.channels.get(usize::from(number)) else { return false };
+        matches!(channel.expect, Expect::Header | Expect::Body(_))
+    }
+
     pub(super) fn handle_content_header(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
         let max = self.settings.message_bytes_max;
         let user = std::mem::take(&mut self.user);
-        let result = self.channel(number).and_then(|channel| begin_body(channel, payload, max, &user));
+        let result = self.channel_in_content(number).and_then(|ch| begin_body(ch, payload, max, &user));
         self.user = user;
         // A body of no bytes has no body frame.
         if result? { self.finish_publish(number, &[]) } else { Ok(()) }
     }
 
+    /// The channel that content came on; where none is open a method was due, not content.
+    fn channel_in_content(&mut self, number: u16) -> Result<&mut Channel<B::Durable>, Fault> {
+        self.channel(number).map_err(|_| expected_method())
+    }
+
     pub(super) fn handle_content_body(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
-        let channel = self.channel(number)?;
+        let channel = self.channel_in_content(number)?;
         let left = match channel.expect {
             Expect::Body(left) => left,
             Expect::CloseOk => return Ok(()),
@@ -351,7 +369,11 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
             return Err(Fault::new(ReplyCode::UnexpectedFrame, text));
         }
     }
-    let header = ContentHeader::decode(payload).map_err(syntax_error)?;
+    let header = ContentHeader::decode(payload)
+        .map_err(|e| Fault::new(ReplyCode::FrameError, format!("cannot decode the content header: {e}")))?;
+    if header.weight != 0 {
+        return Err(Fault::new(ReplyCode::UnexpectedFrame, "the weight of a content header must be 0"));
+    }
     if header.class_id != 60 {
         let text =
             format!("expected content header for class 60, got one for class {} instead", header.class_id);
@@ -362,6 +384,8 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
         return Err(Fault::new(ReplyCode::PreconditionFailed, text));
     }
     let properties = Properties::decode(header.properties).map_err(syntax_error)?;
+    // A table that nobody can read would stop every consumer that it is delivered to.
+    properties.headers.unwrap_or_default().validate().map_err(syntax_error)?;
     if let Some(claimed) = properties.user_id
         && claimed != user
     {
@@ -401,7 +425,7 @@ fn expected_method() -> Fault {
     Fault::new(ReplyCode::UnexpectedFrame, "expected method frame, got non method frame instead")
 }
 
-/// 503 for a method that a client does not send, or not here.
-pub(super) fn unexpected(method: &Method<'_>) -> Fault {
-    Fault::new(ReplyCode::CommandInvalid, format!("'{}' is not expected here", method.name()))
+/// 503, in RabbitMQ's words, for a method that a client does not send, or not on a channel.
+pub(super) fn unexpected() -> Fault {
+    Fault::new(ReplyCode::CommandInvalid, "unimplemented method")
 }

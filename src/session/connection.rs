@@ -13,8 +13,9 @@ use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 
 use super::channel::Channel;
-use super::handshake::{Capabilities, Peer, Settings, syntax_error};
+use super::handshake::{Capabilities, Peer, Settings};
 use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
+use super::publish::PUBLISH_ID;
 
 /// Where a connection stands. Only `Running` has channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub struct Session<B: Broker> {
     held: Option<Held>,
     pub(super) alarm: Option<&'static str>,
     pub(super) blocked: bool,
+    /// frames were lost sight of: whatever comes is thrown away until the peer has read our close
+    is_deaf: bool,
     close_reason: Option<String>,
 }
 
@@ -132,6 +135,7 @@ impl<B: Broker> Session<B> {
             held: None,
             alarm: None,
             blocked: false,
+            is_deaf: false,
             close_reason: None,
         }
     }
@@ -142,6 +146,9 @@ impl<B: Broker> Session<B> {
     /// while [`Session::is_paused`], and when the output holds `output_bytes_max`: a peer that asks
     /// and does not read what it is answered must not fill the memory.
     pub fn handle_bytes(&mut self, bytes: &[u8], output_bytes_max: usize) -> usize {
+        if self.is_deaf {
+            return bytes.len();
+        }
         let mut at = 0;
         while !self.is_paused() && at < bytes.len() && self.out.len() < output_bytes_max {
             let rest = bytes.get(at..).unwrap_or_default();
@@ -158,8 +165,9 @@ impl<B: Broker> Session<B> {
                 Ok(None) => break,
                 Err(error) => {
                     self.close_connection(&Fault::new(ReplyCode::FrameError, error.to_string()), (0, 0));
-                    // What follows cannot be told apart into frames any more.
-                    self.phase = Phase::Closed;
+                    // What follows cannot be told apart into frames any more. It is read all the same:
+                    // closing the socket on a peer that still sends would take our close from it.
+                    self.is_deaf = true;
                     at = bytes.len();
                 }
             }
@@ -291,20 +299,23 @@ impl<B: Broker> Session<B> {
             self.handle_while_closing(frame);
             return;
         }
-        let id = match frame.kind {
-            Kind::Method => frame.payload.first_chunk::<4>().map_or((0, 0), method_id),
-            Kind::Header | Kind::Body | Kind::Heartbeat => (0, 0),
-        };
         if let Err(fault) = self.dispatch(frame) {
+            let id = match frame.kind {
+                // What breaks into a publish is a fault of the publish, as RabbitMQ has it.
+                _ if self.is_in_content(frame.channel) => PUBLISH_ID,
+                Kind::Method => frame.payload.first_chunk::<4>().map_or((0, 0), method_id),
+                Kind::Header | Kind::Body | Kind::Heartbeat => (0, 0),
+            };
             self.handle_fault(frame.channel, &fault, id);
         }
     }
 
     fn dispatch(&mut self, frame: Frame<'_>) -> Result<(), Fault> {
         match (frame.kind, frame.channel) {
-            (Kind::Heartbeat, 0) => Ok(()),
+            (Kind::Heartbeat, 0) if frame.payload.is_empty() => Ok(()),
+            (Kind::Heartbeat, 0) => Err(Fault::new(ReplyCode::FrameError, "a heartbeat with a payload")),
             (Kind::Heartbeat, _) => {
-                Err(Fault::new(ReplyCode::FrameError, "heartbeat on a channel other than 0"))
+                Err(Fault::new(ReplyCode::UnexpectedFrame, "heartbeat on a channel other than 0"))
             }
             (Kind::Method, 0) => {
                 let method = Method::decode(frame.payload).map_err(undecodable)?;
@@ -315,10 +326,11 @@ impl<B: Broker> Session<B> {
                 }
             }
             (_, _) if self.phase != Phase::Running => {
-                Err(Fault::new(ReplyCode::ChannelError, "no channel may be used before connection.open"))
+                let text = "no channel may be used before connection.open";
+                Err(Fault::new(ReplyCode::UnexpectedFrame, text))
             }
             (Kind::Header | Kind::Body, 0) => {
-                Err(Fault::new(ReplyCode::CommandInvalid, "content on channel 0"))
+                Err(Fault::new(ReplyCode::UnexpectedFrame, "content on channel 0"))
             }
             (Kind::Method, channel) => {
                 let method = Method::decode(frame.payload).map_err(undecodable)?;
@@ -339,10 +351,7 @@ impl<B: Broker> Session<B> {
                 self.phase = Phase::Closing;
                 Ok(())
             }
-            other => {
-                let text = format!("'{}' is not expected on an open connection", other.name());
-                Err(Fault::new(ReplyCode::CommandInvalid, text))
-            }
+            _ => Err(unexpected_in_state("running")),
         }
     }
 
@@ -448,8 +457,13 @@ fn undecodable(error: crate::amqp::reader::DecodeError) -> Fault {
         crate::amqp::reader::DecodeError::UnknownMethod(class, method) => {
             Fault::new(ReplyCode::NotImplemented, format!("class {class} has no method {method}"))
         }
-        other => syntax_error(other),
+        other => Fault::new(ReplyCode::FrameError, format!("cannot decode the method: {other}")),
     }
+}
+
+/// 504, in RabbitMQ's words, for a method that channel 0 does not take now.
+pub(super) fn unexpected_in_state(state: &str) -> Fault {
+    Fault::new(ReplyCode::ChannelError, format!("unexpected method in connection state {state}"))
 }
 
 impl<B: Broker> Drop for Session<B> {

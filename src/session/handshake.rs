@@ -8,7 +8,7 @@ use crate::amqp::reply_code::ReplyCode;
 use crate::broker::fault::{Fault, lossy};
 use crate::limits;
 
-use super::connection::{Phase, Session};
+use super::connection::{Phase, Session, unexpected_in_state};
 use super::port::{Broker, Login, LoginRefused, Mechanism};
 
 /// What the broker calls itself in connection.start; clients choose behaviour by it (kombu, for one).
@@ -160,10 +160,9 @@ impl<B: Broker> Session<B> {
                 self.phase = Phase::Closed;
                 Ok(())
             }
-            (_, other) => {
-                let text = format!("'{}' is not expected during the handshake", other.name());
-                Err(Fault::new(ReplyCode::CommandInvalid, text))
-            }
+            (Phase::TuneOk, _) => Err(unexpected_in_state("tuning")),
+            (Phase::Open, _) => Err(unexpected_in_state("opening")),
+            (_, _) => Err(unexpected_in_state("starting")),
         }
     }
 
@@ -272,11 +271,13 @@ fn connection_name(properties: Table<'_>) -> Option<String> {
 
 type Credentials = (Vec<u8>, Option<Vec<u8>>);
 
-/// RFC 4616: authorisation id, NUL, user, NUL, password; the first is ignored, as RabbitMQ does.
+/// RFC 4616: authorisation id, NUL, user, NUL, password. Nobody may act for another here, so the first
+/// must be empty; RabbitMQ refuses it as well.
 fn plain(response: &[u8]) -> Option<Credentials> {
-    let mut parts = response.splitn(3, |b| *b == 0);
-    let (_, user, password) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((user.to_vec(), Some(password.to_vec())))
+    let mut parts = response.strip_prefix(&[0])?.split(|b| *b == 0);
+    let (user, password) = (parts.next()?, parts.next()?);
+    // RFC 4616 has no NUL in a password.
+    parts.next().is_none().then(|| (user.to_vec(), Some(password.to_vec())))
 }
 
 /// A field table without its length: LOGIN and PASSWORD.
@@ -309,10 +310,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_has_three_parts_and_the_password_may_hold_anything() {
-        let (user, password) = plain(b"\0me\0a\0b").unwrap();
-        assert_eq!((user, password), (b"me".to_vec(), Some(b"a\0b".to_vec())));
-        assert!(plain(b"me:secret").is_none());
+    fn plain_is_a_user_and_a_password_each_behind_a_nul() {
+        assert_eq!(plain(b"\0me\0a b"), Some((b"me".to_vec(), Some(b"a b".to_vec()))));
+        assert_eq!(plain(b"\0me\0"), Some((b"me".to_vec(), Some(Vec::new()))));
+        for malformed in [&b"me:secret"[..], b"", b"\0me", b"other\0me\0a", b"\0me\0a\0b"] {
+            assert_eq!(plain(malformed), None, "{malformed:?}");
+        }
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub struct ExchangeSpec<'a> {
 #[expect(missing_docs, reason = "the specification's own field names")]
 pub struct QueueSpec<'a> {
     pub name: &'a [u8],
+    /// the name is the broker's own choice, so it may begin with `amq.`
+    pub server_named: bool,
     pub passive: bool,
     pub durable: bool,
     pub exclusive: bool,

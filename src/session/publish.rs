@@ -9,7 +9,8 @@ use crate::broker::message::Message;
 use super::connection::Session;
 use super::port::{Barrier, Broker, Outcome, Publish};
 
-const PUBLISH_ID: (u16, u16) = (60, 40);
+/// Class and method of basic.publish, as close methods report them.
+pub(super) const PUBLISH_ID: (u16, u16) = (60, 40);
 
 /// Publishes gathered before they are handed to the broker: past this one lock is held too long.
 const BATCH_MESSAGES_MAX: usize = 128;

@@ -59,7 +59,7 @@ impl<B: Broker> Session<B> {
                 self.reply_at(barrier, number, (!no_wait).then_some(&reply));
                 Ok(())
             }
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -96,7 +96,7 @@ impl<B: Broker> Session<B> {
                 self.reply_at(barrier, number, (!no_wait).then_some(&reply));
                 Ok(())
             }
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -105,16 +105,17 @@ impl<B: Broker> Session<B> {
             queue, passive, durable, exclusive, auto_delete, no_wait, arguments, ..
         } = method
         else {
-            return Err(unexpected(&method));
+            return Err(unexpected());
         };
-        // An empty name asks for a fresh one; passively it stands for the queue declared last.
-        let name = match (queue, passive) {
-            (b"", false) => self.broker.unique_name("amq.gen-")?,
-            (b"", true) => self.queue_name(number, queue)?,
-            (name, _) => without_line_breaks(name).to_vec(),
+        // An empty name asks for a fresh one; passively it is a name like any other, of no queue.
+        let server_named = queue.is_empty() && !passive;
+        let name = match server_named {
+            true => self.broker.unique_name("amq.gen-")?,
+            false => without_line_breaks(queue).to_vec(),
         };
         let arguments = checked(arguments)?;
-        let spec = QueueSpec { name: &name, passive, durable, exclusive, auto_delete, arguments };
+        let spec =
+            QueueSpec { name: &name, server_named, passive, durable, exclusive, auto_delete, arguments };
         let declared = self.broker.declare_queue(&spec)?;
         let reply = Method::QueueDeclareOk {
             queue: &declared.name,

@@ -80,7 +80,7 @@ impl<B: Broker> Session<B> {
                 channel.unacked.put_back(forgotten.into_unacked());
                 frame::write_method(&mut self.out, number, &Method::TxRollbackOk {});
             }
-            other => return Err(unexpected(&other)),
+            _ => return Err(unexpected()),
         }
         Ok(())
     }
