@@ -8,6 +8,7 @@ The expectations are the same for every broker. Where a case has two, its docstr
 
 import importlib.util
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -45,10 +46,16 @@ def broker(request, tmp_path_factory):
     native = lab().Native(tmp_path_factory.mktemp("broker"))
     settings = native.environment
     url = f"amqps://{settings['RABBITMQ_USER']}:{settings['RABBITMQ_PASS']}@localhost:{settings['RABBITMQ_PORT']}"
-    certs = native.certs
-    pair = (certs / "certs" / "client_certificate.pem", certs / "private" / "client_key.pem")
-    yield amqp.Broker(url, certs / "certs" / "ca_certificate.pem", pair)
+    yield amqp.Broker(url, native.certs / "certs" / "ca_certificate.pem", certificate_of(native))
     native.stop()
+
+
+def certificate_of(native):
+    """A client certificate in the name of the broker's user, for EXTERNAL."""
+    user, certs, secrets = native.environment["RABBITMQ_USER"], native.certs, native.folder / "secrets"
+    init = [native.binaries / "sealmq-init", "--certs", certs, "--secrets", secrets, "--client", user]
+    subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
+    return certs / "certs" / f"{user}_certificate.pem", certs / "private" / f"{user}_key.pem"
 
 
 @pytest.fixture(scope="session")

@@ -187,16 +187,32 @@ def test_a_malformed_login_ends_the_connection(connect, broker, case):
     assert ended(connection) is None
 
 
-def test_external_takes_the_name_from_the_client_certificate(connect, broker):
-    """Only a SealMQ of our own: the peer asks for no client certificates. The certificate's name is not the user's,
-    so the login is refused, but by name: EXTERNAL was offered and the certificate was read."""
+@pytest.fixture
+def certificate(broker):
+    """Only a SealMQ of our own: the peer asks for no client certificates."""
     if not broker.certificate:
         pytest.skip("no client certificate for this broker")
-    connection = connect.bare(broker.certificate)
+    return broker.certificate
+
+
+def test_external_takes_the_user_from_the_client_certificate(connect, broker, certificate):
+    connection = connect.bare(certificate)
     assert "EXTERNAL" in connection.start().mechanisms.split(" ")
     connection.start_ok("EXTERNAL", "")
-    code, text = ended(connection)
-    assert (code, "mechanism EXTERNAL" in text) == (403, True)
+    connection.tune()
+    connection.call(0, "connection.open", virtual_host="/")
+    ch = connection.channel()
+    own = ch.declare()
+    # The user is the certificate's: user_id is checked against it.
+    ch.publish(own, "x", block=amqp.properties(user_id=broker.user))
+    assert ch.drain(own) == ["x"]
+
+
+def test_a_certificate_does_not_replace_a_password(connect, broker, certificate, fault_of):
+    connection = connect.bare(certificate)
+    connection.start()
+    connection.start_ok(response=f"\0{broker.user}\0wrong")
+    assert fault_of(lambda: connection.next(0))[1] == 403
 
 
 def test_external_is_not_offered_without_a_certificate(connect):
