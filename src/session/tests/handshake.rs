@@ -160,7 +160,7 @@ fn a_method_out_of_its_turn_ends_the_handshake() {
     let mut talk = at_tune_ok();
     talk.method(0, open(b"/")).send();
     let said = talk.said();
-    assert!(said[0].starts_with("0 connection.close 503 COMMAND_INVALID"), "{said:?}");
+    assert!(said[0].starts_with("0 connection.close 504 CHANNEL_ERROR"), "{said:?}");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn channels_wait_for_the_connection_to_be_open() {
         let mut talk = at_open();
         talk.frame(kind, 1, &[0, 20, 0, 10, 0]).send();
         let said = talk.said();
-        assert!(said[0].starts_with("0 connection.close 504 CHANNEL_ERROR"), "{said:?}");
+        assert!(said[0].starts_with("0 connection.close 505 UNEXPECTED_FRAME"), "{said:?}");
     }
 }
 

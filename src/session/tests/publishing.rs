@@ -126,7 +126,7 @@ fn a_claimed_user_id_must_be_the_users() {
         talk.said(),
         [
             "1 channel.close 406 PRECONDITION_FAILED - user_id property set to 'root' but authenticated user was \
-          'me' (0, 0)"
+          'me' (60, 40)"
         ]
     );
 }
