@@ -22,6 +22,10 @@ pub const MESSAGE_BYTES_DEFAULT: u64 = 16 * 1024 * 1024;
 /// Hard ceiling for `max_message_size` in bytes (RabbitMQ: 512 MiB).
 pub const MESSAGE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
+/// Bytes of bodies that all channels of one connection may have begun and not finished; a single message may
+/// always be as large as `max_message_size` allows. Thousands of channels could each begin a large one.
+pub const ASSEMBLED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Nesting of field tables and arrays; deeper is a syntax error, so that recursion over a peer's bytes is bounded.
 pub const TABLE_DEPTH_MAX: usize = 16;
 
@@ -64,8 +68,9 @@ pub const BODY_CHUNK_BYTES: usize = 256 * 1024;
 /// Keys deleted in one batch while a dropped queue is cleared away (store.md section 5.3, rule 7).
 pub const PURGE_KEYS_MAX: usize = 4096;
 
-/// Slots that one batch may pass over, struck-out ones included, so that the inbox lock stays short.
-pub const COMMIT_SLOTS_MAX: usize = 16 * COMMIT_MESSAGES_MAX;
+/// Changes of any kind that one batch takes, acknowledgements and struck-out puts included; keeps the inbox
+/// lock short.
+pub const COMMIT_SLOTS_MAX: usize = 4 * COMMIT_MESSAGES_MAX;
 
 /// Records sealed under one data key before the next is made (store.md section 6.2).
 pub const DATA_KEY_RECORDS_MAX: u64 = 1 << 32;
@@ -75,3 +80,6 @@ pub const DATA_KEY_HOURS_MAX: u64 = 24;
 
 /// Longest wait of the health probe for a commit of its own, in seconds.
 pub const PROBE_SECONDS_MAX: u64 = 5;
+
+/// Bytes of messages that one transaction may gather before its commit.
+pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;

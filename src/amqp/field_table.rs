@@ -53,7 +53,7 @@ pub enum Value<'a> {
 
 impl<'a> Table<'a> {
     /// Wraps a table's bytes, its 32-bit length left out.
-    pub fn from_raw(raw: &'a [u8]) -> Table<'a> {
+    pub const fn from_raw(raw: &'a [u8]) -> Table<'a> {
         Table(raw)
     }
 
@@ -205,8 +205,13 @@ impl TableWriter {
     }
 
     /// Adds an entry; a name longer than 255 bytes is cut.
-    pub fn entry(mut self, name: &str, value: Value<'_>) -> TableWriter {
-        let name = &name.as_bytes()[..name.len().min(255)];
+    pub fn entry(self, name: &str, value: Value<'_>) -> TableWriter {
+        self.raw_entry(name.as_bytes(), value)
+    }
+
+    /// The same for a name that need not be UTF-8, as names of clients.
+    pub fn raw_entry(mut self, name: &[u8], value: Value<'_>) -> TableWriter {
+        let name = &name[..name.len().min(255)];
         self.0.push(name.len() as u8);
         self.0.extend_from_slice(name);
         self.item(value)

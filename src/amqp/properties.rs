@@ -95,6 +95,13 @@ properties! {
     app_id: short_str -> &'a [u8] = 3;
 }
 
+impl Properties<'_> {
+    /// Whether it survives a restart in a durable queue.
+    pub fn is_persistent(&self) -> bool {
+        self.delivery_mode == Some(PERSISTENT)
+    }
+}
+
 /// The value of delivery_mode that makes a message survive a restart in a durable queue.
 pub const PERSISTENT: u8 = 2;
 

@@ -22,7 +22,8 @@ impl ChannelCredit {
         self.limit.load(Ordering::Acquire) > 0
     }
 
-    /// Takes room for one message, if there is any.
+    /// Takes room for one message, if there is any. Without a limit there always is; it is counted all
+    /// the same, for the limit may come while the message is under way.
     pub fn take(&self) -> bool {
         let limit = self.limit.load(Ordering::Acquire);
         let grow = |used: u32| (limit == 0 || used < limit).then_some(used + 1);
@@ -46,6 +47,17 @@ mod tests {
         assert!(credit.take() && !credit.is_limited());
         credit.set_limit(2);
         assert!(credit.take() && !credit.take());
+        credit.give_back(1);
+        assert!(credit.take() && !credit.take());
+    }
+
+    #[test]
+    fn counts_what_was_taken_before_the_limit_was_set() {
+        let credit = ChannelCredit::default();
+        assert!((0..3).all(|_| credit.take()));
+        credit.set_limit(2);
+        credit.give_back(1);
+        assert!(!credit.take(), "two are out still");
         credit.give_back(1);
         assert!(credit.take() && !credit.take());
     }

@@ -6,6 +6,7 @@
 
 pub mod arguments;
 pub mod credit;
+pub mod dead_letter;
 pub mod equivalence;
 pub mod exchange;
 pub mod fault;
@@ -15,6 +16,8 @@ pub mod message;
 pub mod name;
 pub mod queue;
 pub mod queue_type;
+mod ready;
+mod round;
 pub mod route;
 pub mod small_map;
 pub mod term;

@@ -1,30 +1,43 @@
-//! One queue as plain data: what is ready, who consumes, who gets the next message. The engine puts it
-//! under a lock and does what the outcomes say; nothing here blocks, writes or knows a clock.
+//! One queue as plain data: what is ready, who consumes, who gets the next message, what goes when
+//! time or room runs out. The engine puts it under a lock and does what the outcomes say; nothing here
+//! blocks, writes or knows a clock.
 //!
 //! A *taken* entry belongs to the consumer it was handed to (its outbox, then its session) until it is
 //! settled or given back; the queue keeps only the count. Order is by [`Seq`]: what comes back goes to
-//! its old place.
+//! its old place. Order of calls after anything became ready: [`Queue::expire`], [`Queue::assign`],
+//! [`Queue::trim`], as RabbitMQ delivers before it drops.
 
-use std::collections::VecDeque;
-
-use slab::Slab;
-
+use super::arguments::{Overflow, QueueArguments};
 use super::id::Seq;
 use super::message::Message;
+use super::queue_type::QueueType;
+use super::ready::Ready;
+use super::round::Round;
 
 /// One message's place in one queue. `D` is what the engine remembers of it in the store.
 #[derive(Clone, Debug)]
 pub struct Entry<D> {
-    /// its place; ready entries are in ascending order
+    /// its place; ready entries of one priority are in ascending order
     pub seq: Seq,
     /// whether it may have been delivered before
     pub redelivered: bool,
     /// how many times it came back, for delivery limits
     pub delivery_count: u16,
+    /// the property `priority`, 0 when absent
+    pub priority: u8,
+    /// milliseconds since 1970; 0 is never
+    pub expires_ms: u64,
     /// the message, shared with other queues
     pub message: Message,
     /// the store's handle; a default for what is not stored
     pub durable: D,
+}
+
+impl<D> Entry<D> {
+    /// An entry that was never delivered, of priority 0, without expiry.
+    pub fn new(seq: Seq, message: Message, durable: D) -> Entry<D> {
+        Entry { seq, redelivered: false, delivery_count: 0, priority: 0, expires_ms: 0, message, durable }
+    }
 }
 
 /// A consumer as the queue sees it: somewhere that takes entries while it has room.
@@ -40,26 +53,8 @@ pub trait Sink<D>: Clone {
 /// A consumer of one queue; valid until it is removed, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConsumerId {
-    slot: usize,
-    serial: u64,
-}
-
-struct Consumer<S> {
-    serial: u64,
-    sink: S,
-    /// unacknowledged entries allowed at once; `None` is unlimited
-    prefetch: Option<u32>,
-    in_flight: u32,
-    state: Turn,
-}
-
-/// Where a consumer stands in the round.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// in `round`, may be offered the next message
-    Waiting,
-    /// out of credit or out of room; a settle or a resume brings it back
-    Blocked,
+    pub(super) slot: usize,
+    pub(super) serial: u64,
 }
 
 /// What a consumer may do, from basic.consume and basic.qos.
@@ -71,6 +66,8 @@ pub struct ConsumerOptions {
     pub no_ack: bool,
     /// no other consumer beside this one
     pub exclusive: bool,
+    /// `x-priority`: higher ones are served first
+    pub priority: i64,
 }
 
 /// Why a consumer cannot be added.
@@ -82,6 +79,85 @@ pub enum ConsumeRefused {
     Deleted,
 }
 
+/// Why an entry leaves a queue other than by acknowledgement: the reasons of `x-death`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Death {
+    /// basic.reject or basic.nack without requeue
+    Rejected,
+    /// its time to live is over
+    Expired,
+    /// the queue is full
+    MaxLen,
+    /// it came back too often
+    DeliveryLimit,
+}
+
+impl Death {
+    /// RabbitMQ's word in `x-death`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Death::Rejected => "rejected",
+            Death::Expired => "expired",
+            Death::MaxLen => "maxlen",
+            Death::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+/// Entries that are to be dead-lettered, or dropped where nobody takes them.
+pub type Dead<D> = Vec<(Entry<D>, Death)>;
+
+/// What a queue does by itself, from its arguments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// `x-message-ttl`
+    pub message_ttl_ms: Option<u64>,
+    /// `x-max-length`: ready entries
+    pub max_length: Option<u64>,
+    /// `x-max-length-bytes`: bytes of ready bodies
+    pub max_length_bytes: Option<u64>,
+    /// `x-overflow`
+    pub overflow: Overflow,
+    /// `x-max-priority`
+    pub priority_max: u8,
+    /// `x-single-active-consumer`
+    pub single_active: bool,
+    /// how often an entry may come back
+    pub delivery_limit: Option<u16>,
+}
+
+/// RabbitMQ 4's limit for quorum queues that name none.
+const QUORUM_DELIVERY_LIMIT: i64 = 20;
+
+impl Rules {
+    /// What the arguments of queue.declare mean.
+    pub fn of(arguments: &QueueArguments) -> Rules {
+        let limit = match (arguments.queue_type, arguments.delivery_limit) {
+            (QueueType::Quorum, limit) => u16::try_from(limit.unwrap_or(QUORUM_DELIVERY_LIMIT)).ok(),
+            (QueueType::Classic | QueueType::Stream, _) => None,
+        };
+        Rules {
+            message_ttl_ms: arguments.message_ttl_ms,
+            max_length: arguments.max_length,
+            max_length_bytes: arguments.max_length_bytes,
+            overflow: arguments.overflow,
+            priority_max: arguments.max_priority.unwrap_or(0),
+            single_active: arguments.single_active_consumer,
+            delivery_limit: limit,
+        }
+    }
+
+    /// When a message that comes now expires: the sooner of the queue's and its own time to live;
+    /// 0 is never.
+    pub fn expires_ms(&self, now_ms: u64, own_ttl_ms: Option<u64>) -> u64 {
+        match (self.message_ttl_ms, own_ttl_ms) {
+            (None, None) => 0,
+            (Some(a), Some(b)) => now_ms.saturating_add(a.min(b)).max(1),
+            (Some(ttl), None) | (None, Some(ttl)) => now_ms.saturating_add(ttl).max(1),
+        }
+    }
+}
+
 /// Counts that queue.declare-ok, management and metrics show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -91,48 +167,52 @@ pub struct Counts {
     pub unacked: usize,
     /// consumers
     pub consumers: usize,
-    /// bytes of the ready messages
+    /// bytes of the ready bodies
     pub ready_bytes: usize,
 }
 
 /// A queue: ready entries in order and the consumers' round.
 pub struct Queue<D, S> {
-    ready: VecDeque<Entry<D>>,
-    ready_bytes: usize,
+    rules: Rules,
+    ready: Ready<D>,
+    round: Round<S>,
     unacked: usize,
     next_seq: Seq,
     /// the furthest place that was ever handed out
     taken_up_to: Seq,
-    consumers: Slab<Consumer<S>>,
-    round: VecDeque<ConsumerId>,
-    exclusive: bool,
-    serial: u64,
+    /// some entry has had an expiry, so heads are worth a look
+    has_expiry: bool,
     had_consumer: bool,
     deleted: bool,
 }
 
-impl<D, S: Sink<D>> Default for Queue<D, S> {
-    fn default() -> Self {
-        Queue::recovered(Vec::new(), Seq(1))
-    }
-}
-
 impl<D, S: Sink<D>> Queue<D, S> {
+    /// An empty queue.
+    pub fn new(rules: Rules) -> Self {
+        Queue::recovered(rules, Vec::new(), Seq(1))
+    }
+
     /// A queue with what the store gave back; entries in ascending order.
-    pub fn recovered(entries: Vec<Entry<D>>, next_seq: Seq) -> Self {
-        Queue {
-            ready_bytes: entries.iter().map(|e| e.message.size_bytes()).sum(),
-            ready: entries.into(),
+    pub fn recovered(rules: Rules, entries: Vec<Entry<D>>, next_seq: Seq) -> Self {
+        let mut queue = Queue {
+            ready: Ready::new(rules.priority_max),
+            round: Round::new(rules.single_active),
+            rules,
             unacked: 0,
             next_seq,
-            taken_up_to: Seq(0),
-            consumers: Slab::new(),
-            round: VecDeque::new(),
-            exclusive: false,
-            serial: 0,
+            // What may have been delivered in an earlier life stays so, also for the one after this.
+            taken_up_to: entries.iter().rev().find(|e| e.redelivered).map_or(Seq(0), |e| e.seq),
+            has_expiry: false,
             had_consumer: false,
             deleted: false,
-        }
+        };
+        entries.into_iter().for_each(|entry| queue.push(entry));
+        queue
+    }
+
+    /// What it does by itself.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// The place of the next entry; each call gives a new one. The engine tells the store about it
@@ -143,46 +223,84 @@ impl<D, S: Sink<D>> Queue<D, S> {
         seq
     }
 
+    /// Whether a publish is to be refused because the queue is full (`x-overflow` reject-publish).
+    pub fn is_refusing(&self) -> bool {
+        let refuses = match self.rules.overflow {
+            Overflow::DropHead => false,
+            Overflow::RejectPublish | Overflow::RejectPublishDlx => true,
+        };
+        let full = self.rules.max_length.is_some_and(|max| self.ready.len() as u64 >= max)
+            || self.rules.max_length_bytes.is_some_and(|max| self.ready.bytes() as u64 >= max);
+        refuses && full
+    }
+
     /// Adds an entry at the end; [`Queue::assign`] then finds it a consumer.
     pub fn push(&mut self, entry: Entry<D>) {
-        self.ready_bytes += entry.message.size_bytes();
-        self.ready.push_back(entry);
+        self.has_expiry |= entry.expires_ms > 0;
+        self.ready.push(entry);
+    }
+
+    /// Adds an entry whose place was given out earlier; others may have been pushed behind it since.
+    pub fn push_in_place(&mut self, entry: Entry<D>) {
+        self.has_expiry |= entry.expires_ms > 0;
+        self.ready.put_back(vec![entry]);
+    }
+
+    /// Takes out heads whose time is over.
+    pub fn expire(&mut self, now_ms: u64, dead: &mut Dead<D>) {
+        if !self.has_expiry {
+            return;
+        }
+        let mut over = Vec::new();
+        self.ready.take_heads(|e| e.expires_ms > 0 && e.expires_ms <= now_ms, &mut over);
+        dead.extend(over.into_iter().map(|entry| (entry, Death::Expired)));
+    }
+
+    /// When the first head expires, in milliseconds since 1970.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        if !self.has_expiry {
+            return None;
+        }
+        self.ready.heads().map(|head| head.expires_ms).filter(|ms| *ms > 0).min()
+    }
+
+    /// Takes heads out until the queue is within its limits (`x-overflow` drop-head).
+    pub fn trim(&mut self, dead: &mut Dead<D>) {
+        if self.rules.overflow != Overflow::DropHead {
+            return;
+        }
+        let (length, bytes) = (self.rules.max_length, self.rules.max_length_bytes);
+        while length.is_some_and(|max| self.ready.len() as u64 > max)
+            || bytes.is_some_and(|max| self.ready.bytes() as u64 > max)
+        {
+            let Some(entry) = self.ready.pop() else { break };
+            dead.push((entry, Death::MaxLen));
+        }
     }
 
     /// Hands ready entries to consumers in turn while both last. The sinks that got something are
     /// added to `touched`, for the engine to wake once the lock is gone.
     pub fn assign(&mut self, touched: &mut Vec<S>) {
         while !self.ready.is_empty() {
-            let Some(id) = self.round.pop_front() else { return };
-            let alone = self.round.is_empty();
-            let Some(consumer) = self.consumers.get_mut(id.slot) else { continue };
-            let credit = match consumer.prefetch {
-                Some(limit) => limit.saturating_sub(consumer.in_flight) as usize,
-                None => usize::MAX,
-            };
+            let Some((id, alone)) = self.round.next() else { return };
+            let Some(consumer) = self.round.get_mut(id) else { continue };
+            let credit = consumer.credit();
             // Strict turns while several wait; a single one is served in one go.
             let wanted = if alone { credit.min(self.ready.len()) } else { credit.min(1) };
-            let (ready, bytes, furthest) = (&mut self.ready, &mut self.ready_bytes, &mut self.taken_up_to);
-            let taken = if wanted == 0 {
-                0
-            } else {
-                consumer.sink.take(wanted, || {
-                    let entry = ready.pop_front()?;
-                    *bytes -= entry.message.size_bytes();
+            let (ready, furthest) = (&mut self.ready, &mut self.taken_up_to);
+            let taken = match wanted {
+                0 => 0,
+                _ => consumer.sink.take(wanted, || {
+                    let entry = ready.pop()?;
                     *furthest = entry.seq.max(*furthest);
                     Some(entry)
-                })
+                }),
             };
-            self.unacked += taken;
-            consumer.in_flight += taken as u32;
             if taken > 0 && !touched.iter().any(|s| s.same(&consumer.sink)) {
                 touched.push(consumer.sink.clone());
             }
-            if taken < wanted || wanted == credit {
-                consumer.state = Turn::Blocked;
-            } else {
-                self.round.push_back(id);
-            }
+            self.unacked += taken;
+            self.round.took(id, taken, taken == wanted && wanted < credit);
         }
     }
 
@@ -190,49 +308,37 @@ impl<D, S: Sink<D>> Queue<D, S> {
     /// back through [`Queue::requeue`]. Its credit grows; call [`Queue::assign`] afterwards.
     pub fn settle(&mut self, consumer: Option<ConsumerId>, count: usize) {
         self.unacked = self.unacked.saturating_sub(count);
-        let Some(id) = consumer else { return };
-        let Some(known) = self.consumers.get_mut(id.slot).filter(|c| c.serial == id.serial) else { return };
-        known.in_flight = known.in_flight.saturating_sub(count as u32);
-        self.resume(id);
+        if let Some(id) = consumer {
+            self.round.settled(id, count);
+        }
     }
 
     /// `consumer` may have room again.
     pub fn resume(&mut self, id: ConsumerId) {
-        let Some(known) = self.consumers.get_mut(id.slot).filter(|c| c.serial == id.serial) else { return };
-        if known.state == Turn::Blocked {
-            known.state = Turn::Waiting;
-            self.round.push_back(id);
-        }
+        self.round.resume(id);
     }
 
     /// Puts entries back where they were; [`Queue::settle`] has taken them off the count before.
-    /// Whether they count as redelivered is the caller's knowledge.
-    pub fn requeue(&mut self, entries: impl IntoIterator<Item = Entry<D>>) {
-        for entry in entries {
-            self.ready_bytes += entry.message.size_bytes();
-            match self.ready.front() {
-                Some(front) if front.seq < entry.seq => {
-                    let at = self.ready.partition_point(|e| e.seq < entry.seq);
-                    self.ready.insert(at, entry);
-                }
-                Some(_) | None => self.ready.push_front(entry),
-            }
+    /// Whether they count as redelivered is the caller's knowledge; what came back too often is dead.
+    pub fn requeue(&mut self, mut entries: Vec<Entry<D>>, dead: &mut Dead<D>) {
+        if let Some(limit) = self.rules.delivery_limit {
+            let over = entries.extract_if(.., |entry| entry.delivery_count > limit);
+            dead.extend(over.map(|entry| (entry, Death::DeliveryLimit)));
         }
+        self.ready.put_back(entries);
     }
 
     /// Takes the first ready entry for basic.get; it counts as unacknowledged until it is settled.
     pub fn get(&mut self) -> Option<Entry<D>> {
-        let entry = self.ready.pop_front()?;
-        self.ready_bytes -= entry.message.size_bytes();
+        let entry = self.ready.pop()?;
         self.taken_up_to = entry.seq.max(self.taken_up_to);
         self.unacked += 1;
         Some(entry)
     }
 
     /// Removes what is ready; taken entries stay with their consumers.
-    pub fn purge(&mut self) -> VecDeque<Entry<D>> {
-        self.ready_bytes = 0;
-        std::mem::take(&mut self.ready)
+    pub fn purge(&mut self) -> Vec<Entry<D>> {
+        self.ready.take_all()
     }
 
     /// Adds a consumer at the end of the round; call [`Queue::assign`] afterwards.
@@ -240,48 +346,26 @@ impl<D, S: Sink<D>> Queue<D, S> {
         if self.deleted {
             return Err(ConsumeRefused::Deleted);
         }
-        if self.exclusive || (options.exclusive && !self.consumers.is_empty()) {
-            return Err(ConsumeRefused::InExclusiveUse);
-        }
-        self.serial += 1;
-        self.exclusive = options.exclusive;
+        let id = self.round.add(sink, options)?;
         self.had_consumer = true;
-        // Without acknowledgements nothing is ever unacknowledged, so a prefetch has no meaning.
-        let limited = options.prefetch > 0 && !options.no_ack;
-        let slot = self.consumers.insert(Consumer {
-            serial: self.serial,
-            sink,
-            prefetch: limited.then_some(u32::from(options.prefetch)),
-            in_flight: 0,
-            state: Turn::Waiting,
-        });
-        let id = ConsumerId { slot, serial: self.serial };
-        self.round.push_back(id);
         Ok(id)
     }
 
     /// Removes a consumer; what it has taken stays with it. False when it is not there.
     pub fn remove_consumer(&mut self, id: ConsumerId) -> bool {
-        if self.consumers.get(id.slot).is_none_or(|c| c.serial != id.serial) {
-            return false;
-        }
-        self.consumers.remove(id.slot);
-        self.round.retain(|other| *other != id);
-        self.exclusive = false;
-        true
+        self.round.remove(id)
     }
 
     /// Whether an auto-delete queue's time has come: it had consumers, and the last one has left.
     pub fn is_abandoned(&self) -> bool {
-        self.had_consumer && self.consumers.is_empty()
+        self.had_consumer && self.round.is_empty()
     }
 
     /// Marks it deleted and gives up what is ready and who consumed; later pushes and consumers are
     /// refused by whoever asks [`Queue::is_deleted`] first.
-    pub fn delete(&mut self) -> (VecDeque<Entry<D>>, Vec<S>) {
+    pub fn delete(&mut self) -> (Vec<Entry<D>>, Vec<S>) {
         self.deleted = true;
-        self.round.clear();
-        let sinks = self.consumers.drain().map(|c| c.sink).collect();
+        let sinks = self.round.take_all();
         (self.purge(), sinks)
     }
 
@@ -300,8 +384,8 @@ impl<D, S: Sink<D>> Queue<D, S> {
         Counts {
             ready: self.ready.len(),
             unacked: self.unacked,
-            consumers: self.consumers.len(),
-            ready_bytes: self.ready_bytes,
+            consumers: self.round.len(),
+            ready_bytes: self.ready.bytes(),
         }
     }
 }
@@ -311,6 +395,7 @@ mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
+    use super::super::round::ROUND_SLACK;
     use super::*;
 
     /// A consumer with room for so many entries.
@@ -349,17 +434,25 @@ mod tests {
     }
 
     fn queue_of(n: u64) -> Queue<(), Inbox> {
-        let mut q = Queue::default();
+        queue_with(Rules::default(), n)
+    }
+
+    fn queue_with(rules: Rules, n: u64) -> Queue<(), Inbox> {
+        let mut q = Queue::new(rules);
         for _ in 0..n {
             publish(&mut q);
         }
         q
     }
 
+    fn died(dead: &Dead<()>) -> Vec<(u64, Death)> {
+        dead.iter().map(|(entry, death)| (entry.seq.0, *death)).collect()
+    }
+
     fn publish(q: &mut Queue<(), Inbox>) {
         let seq = q.next_seq();
         let message = Message::new(b"", b"q", &[0, 0], &[b"body"]);
-        q.push(Entry { seq, redelivered: false, delivery_count: 0, message, durable: () });
+        q.push(Entry::new(seq, message, ()));
     }
 
     fn consume(q: &mut Queue<(), Inbox>, prefetch: u16) -> (Inbox, ConsumerId) {
@@ -396,7 +489,7 @@ mod tests {
         q.settle(Some(id), 1);
         assign(&mut q);
         assert_eq!(a.seqs(), [1, 2, 3]);
-        assert_eq!(q.counts(), Counts { ready: 2, unacked: 2, consumers: 1, ready_bytes: 2 * 13 });
+        assert_eq!(q.counts(), Counts { ready: 2, unacked: 2, consumers: 1, ready_bytes: 2 * 4 });
     }
 
     #[test]
@@ -421,13 +514,25 @@ mod tests {
         q.remove_consumer(id);
         taken.swap(0, 2);
         q.settle(Some(id), 3);
-        q.requeue(taken.into_iter().map(|e| Entry { redelivered: true, ..e }));
+        q.requeue(taken.into_iter().map(|e| Entry { redelivered: true, ..e }).collect(), &mut Vec::new());
         let (b, _) = consume(&mut q, 0);
         assign(&mut q);
         assert_eq!(b.seqs(), [1, 2, 3, 4, 5]);
         let flags: Vec<bool> = b.drain().iter().map(|e| e.redelivered).collect();
         assert_eq!(flags, [true, true, true, false, false]);
         assert_eq!(q.counts().unacked, 5);
+    }
+
+    #[test]
+    fn what_was_delivered_in_an_earlier_life_still_counts_as_handed_out() {
+        let entry = |seq, redelivered| {
+            let message = Message::new(b"", b"", &[], &[]);
+            Entry { redelivered, ..Entry::new(Seq(seq), message, ()) }
+        };
+        let recovered =
+            |entries| Queue::<(), Inbox>::recovered(Rules::default(), entries, Seq(9)).taken_up_to();
+        assert_eq!(recovered(vec![entry(3, true), entry(5, true), entry(7, false)]), Seq(5));
+        assert_eq!(recovered(vec![entry(3, false)]), Seq(0));
     }
 
     #[test]
@@ -479,5 +584,126 @@ mod tests {
         assign(&mut q);
         assert_eq!((a.seqs(), b.seqs()), (vec![1], vec![2]));
         assert_eq!(q.counts().unacked, 1);
+    }
+
+    #[test]
+    fn a_full_queue_drops_its_head_but_first_delivers() {
+        let rules = Rules { max_length: Some(2), ..Rules::default() };
+        let mut q = queue_with(rules, 4);
+        let (a, _) = consume(&mut q, 1);
+        let mut dead = Vec::new();
+        assign(&mut q);
+        q.trim(&mut dead);
+        assert_eq!(a.seqs(), [1]);
+        assert_eq!(died(&dead), [(2, Death::MaxLen)]);
+        assert_eq!(q.counts().ready, 2);
+    }
+
+    #[test]
+    fn a_limit_in_bytes_counts_bodies_only() {
+        let rules = Rules { max_length_bytes: Some(8), ..Rules::default() };
+        let mut q = queue_with(rules, 3);
+        let mut dead = Vec::new();
+        q.trim(&mut dead);
+        assert_eq!(died(&dead), [(1, Death::MaxLen)], "two bodies of four bytes fit");
+    }
+
+    #[test]
+    fn a_full_queue_that_rejects_publishes_keeps_what_it_has() {
+        let overflow = Overflow::RejectPublish;
+        let mut q = queue_with(Rules { max_length: Some(2), overflow, ..Rules::default() }, 1);
+        assert!(!q.is_refusing());
+        publish(&mut q);
+        assert!(q.is_refusing());
+        let mut dead = Vec::new();
+        q.trim(&mut dead);
+        assert!(dead.is_empty());
+    }
+
+    #[test]
+    fn only_heads_expire_and_the_sooner_time_to_live_counts() {
+        let rules = Rules { message_ttl_ms: Some(100), ..Rules::default() };
+        assert_eq!(rules.expires_ms(1_000, Some(30)), 1_030);
+        assert_eq!(rules.expires_ms(1_000, Some(300)), 1_100);
+        assert_eq!(Rules::default().expires_ms(1_000, None), 0);
+        let mut q = queue_of(0);
+        for expires_ms in [0, 500, 400] {
+            let seq = q.next_seq();
+            let message = Message::new(b"", b"q", &[0, 0], &[b"body"]);
+            q.push(Entry { expires_ms, ..Entry::new(seq, message, ()) });
+        }
+        let mut dead = Vec::new();
+        q.expire(1_000, &mut dead);
+        assert!(dead.is_empty(), "the head does not expire");
+        assert_eq!(q.next_expiry_ms(), None);
+        q.get();
+        assert_eq!(q.next_expiry_ms(), Some(500));
+        q.expire(450, &mut dead);
+        assert!(dead.is_empty(), "behind a head that has time left");
+        q.expire(500, &mut dead);
+        assert_eq!(died(&dead), [(2, Death::Expired), (3, Death::Expired)]);
+    }
+
+    #[test]
+    fn what_comes_back_too_often_is_dead() {
+        let mut q = queue_with(Rules { delivery_limit: Some(2), ..Rules::default() }, 1);
+        let mut dead = Vec::new();
+        for returns in 1..=3 {
+            let entry = q.get().unwrap();
+            q.settle(None, 1);
+            q.requeue(vec![Entry { delivery_count: returns, ..entry }], &mut dead);
+        }
+        assert_eq!(died(&dead), [(1, Death::DeliveryLimit)]);
+        assert_eq!(q.counts(), Counts::default());
+    }
+
+    #[test]
+    fn what_comes_back_is_put_between_what_stands_there() {
+        let mut q = queue_of(9);
+        let mut taken: Vec<_> = std::iter::from_fn(|| q.get()).collect();
+        let odd: Vec<_> = taken.extract_if(.., |e| e.seq.0 % 2 == 1).collect();
+        q.requeue(odd, &mut Vec::new());
+        q.requeue(taken.split_off(2), &mut Vec::new());
+        q.requeue(taken.split_off(1), &mut Vec::new());
+        q.requeue(taken, &mut Vec::new());
+        assert_eq!(q.purge().iter().map(|e| e.seq.0).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+    }
+
+    /// Inserting one by one takes minutes here.
+    #[test]
+    fn a_consumer_that_dies_with_many_entries_is_quick_to_clean_up_after() {
+        let mut q = queue_of(400_000);
+        let taken: Vec<_> = (0..300_000).filter_map(|_| q.get()).collect();
+        let start = std::time::Instant::now();
+        q.requeue(taken, &mut Vec::new());
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+        assert!(q.counts().ready == 400_000 && q.purge().is_sorted_by_key(|e| e.seq));
+    }
+
+    #[test]
+    fn consumers_that_come_and_go_leave_nothing_behind() {
+        let mut q = queue_of(0);
+        let (a, _) = consume(&mut q, 0);
+        for _ in 0..1000 {
+            let (_, id) = consume(&mut q, 0);
+            assert!(q.remove_consumer(id));
+        }
+        assert!(q.round.in_line() <= 2 + ROUND_SLACK, "{}", q.round.in_line());
+        let (b, _) = consume(&mut q, 0);
+        for _ in 0..4 {
+            publish(&mut q);
+            assign(&mut q);
+        }
+        assert_eq!((a.seqs(), b.seqs()), (vec![1, 3], vec![2, 4]));
+    }
+
+    /// Searching the round for each that leaves takes minutes here.
+    #[test]
+    fn a_hundred_thousand_consumers_leave_quickly() {
+        let mut q = queue_of(0);
+        let ids: Vec<_> = (0..100_000).map(|_| consume(&mut q, 1).1).collect();
+        let start = std::time::Instant::now();
+        assert!(ids.into_iter().rev().all(|id| q.remove_consumer(id)));
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     }
 }

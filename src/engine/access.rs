@@ -2,7 +2,7 @@
 //! milliseconds on purpose, so callers do it off the reactor.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock};
 
 use crate::broker::id::RowId;
 use crate::seal::password;
@@ -31,6 +31,41 @@ pub struct Users {
     /// Argon2id once; keyed by random bytes of this process, emptied whenever a user changes
     proven: Mutex<HashSet<[u8; 32]>>,
     proof: password::Proof,
+    gate: Gate,
+}
+
+/// Argon2id takes 19 MiB for each login that is checked; thousands that come at once wait for their turn.
+struct Gate {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Gate {
+    fn for_this_machine() -> Gate {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Gate { free: Mutex::new(cores), freed: Condvar::new() }
+    }
+
+    fn pass<T>(&self, work: impl FnOnce() -> T) -> T {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(free, |n| *n == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        drop(free);
+        let place = Place(self);
+        let done = work();
+        drop(place);
+        done
+    }
+}
+
+/// Given back even if the work panics.
+struct Place<'a>(&'a Gate);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
+    }
 }
 
 /// Right logins remembered at once; past that the memory is emptied.
@@ -43,6 +78,7 @@ impl Users {
             loopback_only: RwLock::default(),
             proven: Mutex::default(),
             proof: password::Proof::new().map_err(|e| EngineError::Random(e.to_string()))?,
+            gate: Gate::for_this_machine(),
         })
     }
 
@@ -64,7 +100,7 @@ impl Users {
             }
             (None, Some(password), _) => {
                 // As slow as a wrong password, so that time does not tell which users exist.
-                password::verify_nobody(password);
+                self.gate.pass(|| password::verify_nobody(password));
                 false
             }
             (_, _, _) => false,
@@ -88,7 +124,7 @@ impl Users {
             return true;
         }
         drop(proven);
-        let is_right = password::verify(&user.password_hash, password);
+        let is_right = self.gate.pass(|| password::verify(&user.password_hash, password));
         if is_right {
             proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
             if proven.len() >= PROVEN_MAX {
@@ -129,5 +165,30 @@ impl Users {
         let mut list: Vec<_> = users.iter().map(|(name, user)| (name.clone(), user.tags.clone())).collect();
         list.sort();
         list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn no_more_passwords_are_hashed_at_once_than_there_are_cores() {
+        let gate = Gate { free: Mutex::new(2), freed: Condvar::new() };
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    gate.pass(|| {
+                        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        (0..100).for_each(|_| std::thread::yield_now());
+                        now.fetch_sub(1, Ordering::SeqCst);
+                    });
+                });
+            }
+        });
+        assert!((1..=2).contains(&most.load(Ordering::SeqCst)));
+        assert_eq!(*gate.free.lock().unwrap(), 2);
     }
 }

@@ -20,7 +20,7 @@ impl Client {
             self.check_destination(topology, spec)?;
             let row = is_durable(topology, spec).then(|| engine.store.next_row_id());
             match topology.bind(&request, row).map_err(|e| e.fault(&self.engine.vhost))? {
-                Bound::AlreadyThere => Ok(Position(0)),
+                Bound::AlreadyThere => Ok(engine.as_found(row.is_some())),
                 Bound::Added(binding) => Ok(match row {
                     Some(row) => {
                         let plaintext = BindingRow::of(&binding).encode();
@@ -36,7 +36,7 @@ impl Client {
         let engine = &self.engine;
         let request = request(spec);
         engine.change(|topology| match topology.unbind(&request).map_err(|e| e.fault(&engine.vhost))? {
-            Unbound::NotFound => Ok(Position(0)),
+            Unbound::NotFound => Ok(engine.as_found(true)),
             Unbound::Removed(removed) => {
                 // Only who would take a binding away has to own the queue; a fault here drops the copy.
                 self.check_destination(topology, spec)?;

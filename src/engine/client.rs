@@ -13,13 +13,14 @@ use crate::broker::name::Resource;
 use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
+    Settled, Share,
 };
 use crate::store::Position;
 
-use super::engine_core::Engine;
+use super::engine_core::{Engine, now_ms};
 use super::outbox::{ConsumerSink, Outbox};
-use super::publish::RouteCache;
-use super::queue_cell::{QueueRef, Stored, wake};
+use super::publish::{RouteCache, published_to};
+use super::queue_cell::{QueueRef, Stored};
 
 /// One connection's view of the engine. Dropping it takes its exclusive queues along.
 pub struct Client {
@@ -80,12 +81,6 @@ impl Broker for Client {
         Err(Fault::new(ReplyCode::NotAllowed, format!("vhost {} not found", lossy(vhost))))
     }
 
-    fn leave(&mut self) {
-        for queue in std::mem::take(&mut self.exclusive) {
-            self.delete_now(&queue);
-        }
-    }
-
     fn durable(&self) -> Barrier {
         Barrier(self.engine.store.durable().0)
     }
@@ -96,6 +91,22 @@ impl Broker for Client {
 
     fn publish(&mut self, batch: &mut Vec<Publish>, outcomes: &mut Vec<Outcome>) {
         self.publish_batch(batch, outcomes);
+    }
+
+    fn check_exchange(&mut self, exchange: &[u8]) -> Result<(), Fault> {
+        let topology = self.engine.topology.load();
+        published_to(&topology, exchange, &self.engine.vhost).map(drop)
+    }
+
+    fn commit(
+        &mut self,
+        publishes: Vec<Publish>,
+        acknowledged: Vec<Settled<Self>>,
+    ) -> Result<(Vec<Outcome>, Barrier), Fault> {
+        if self.has_failed() {
+            return Err(Fault::store_failed());
+        }
+        Ok(self.commit_transaction(publishes, acknowledged))
     }
 
     fn declare_exchange(&mut self, spec: &ExchangeSpec<'_>) -> Result<Barrier, Fault> {
@@ -153,20 +164,20 @@ impl Broker for Client {
     fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(QueueRef, ConsumerId), Fault> {
         let queue = self.queue(spec.queue)?;
         let resource = Resource::queue(&queue.name, &self.engine.vhost);
-        ConsumerArguments::parse(spec.arguments, queue.kind()).map_err(|e| e.fault(resource))?;
+        let arguments =
+            ConsumerArguments::parse(spec.arguments, queue.kind()).map_err(|e| e.fault(resource))?;
         let sink = ConsumerSink {
             outbox: self.outbox.clone(),
             key: spec.key,
             credit: (!spec.no_ack).then(|| spec.credit.clone()),
         };
-        let options =
-            ConsumerOptions { prefetch: spec.prefetch, no_ack: spec.no_ack, exclusive: spec.exclusive };
-        let mut touched = Vec::new();
-        let mut contents = queue.lock();
-        let added = contents.add_consumer(sink, options);
-        contents.assign(&mut touched);
-        drop(contents);
-        wake(&touched);
+        let options = ConsumerOptions {
+            prefetch: spec.prefetch,
+            no_ack: spec.no_ack,
+            exclusive: spec.exclusive,
+            priority: arguments.priority,
+        };
+        let added = self.engine.with_queue(&queue, |contents, _| contents.add_consumer(sink, options));
         match added {
             Ok(id) => Ok((queue, id)),
             Err(ConsumeRefused::Deleted) => Err(Fault::no_queue(spec.queue, &self.engine.vhost)),
@@ -177,14 +188,16 @@ impl Broker for Client {
         }
     }
 
-    fn cancel(&mut self, queue: &QueueRef, consumer: ConsumerId, key: u32) {
-        let mut contents = queue.lock();
-        let was_there = contents.remove_consumer(consumer);
-        drop(contents);
-        let undelivered = self.outbox.remove(key);
-        if !undelivered.is_empty() {
-            queue.requeue(Some(consumer), undelivered, &self.engine.store);
-        }
+    fn cancel(
+        &mut self,
+        queue: &QueueRef,
+        consumer: ConsumerId,
+        key: u32,
+        undelivered: &mut Vec<Entry<Stored>>,
+    ) {
+        let was_there = self.engine.with_queue(queue, |contents, _| contents.remove_consumer(consumer));
+        self.engine.touch(queue);
+        self.outbox.remove(key, undelivered);
         if was_there {
             self.delete_if_abandoned(queue);
         }
@@ -192,29 +205,41 @@ impl Broker for Client {
 
     fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {
         let queue = self.queue(name)?;
-        let mut contents = queue.lock();
-        let entry = contents.get();
-        let left = contents.counts().ready as u32;
-        drop(contents);
+        self.engine.touch(&queue);
+        let now_ms = now_ms();
+        let (entry, left) = self.engine.with_queue(&queue, |contents, effects| {
+            contents.expire(now_ms, &mut effects.dead);
+            (contents.get(), contents.counts().ready as u32)
+        });
         Ok(entry.map(|entry| (queue, entry, left)))
     }
 
     fn settle(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: &mut Vec<Entry<Stored>>) {
-        queue.settle(consumer, entries, &self.engine.store);
+        self.engine.settle(queue, consumer, entries);
     }
 
-    fn requeue(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
-        queue.requeue(consumer, entries, &self.engine.store);
+    fn reject(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
+        self.engine.reject(queue, consumer, entries);
+    }
+
+    fn requeue(&mut self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
+        self.engine.requeue(queue, shares, entries);
     }
 
     fn resume(&mut self, queue: &QueueRef, consumer: ConsumerId) {
-        queue.resume(consumer);
+        self.engine.with_queue(queue, |contents, _| contents.resume(consumer));
     }
 
     fn unique_name(&mut self, prefix: &str) -> Result<Vec<u8>, Fault> {
         let random = crate::seal::random::<16>()
             .map_err(|_| Fault::new(ReplyCode::InternalError, "no random bytes for a name"))?;
         Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random)).into_bytes())
+    }
+
+    fn leave(&mut self) {
+        for queue in std::mem::take(&mut self.exclusive) {
+            self.delete_now(&queue);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -17,6 +18,7 @@ use super::client::Client;
 use super::outbox::Outbox;
 use super::queue_cell::QueueRef;
 use super::recover;
+use super::timers::Timers;
 
 /// What keeps the engine from starting.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,7 @@ pub struct Engine {
     connections: Mutex<Slab<Arc<Outbox>>>,
     next_connection: AtomicU64,
     alarm: AlarmState,
+    pub(super) timers: Timers,
     stopping: AtomicBool,
 }
 
@@ -69,7 +72,7 @@ impl Engine {
     /// [`EngineError::Row`] for a row that cannot be understood; nothing is dropped silently.
     pub fn start(store: Arc<Store>, recovered: Recovered, vhost: &str) -> Result<Arc<Engine>, EngineError> {
         let rebuilt = recover::rebuild(&store, recovered)?;
-        Ok(Arc::new(Engine {
+        let engine = Arc::new(Engine {
             vhost: vhost.to_owned(),
             topology: ArcSwap::from_pointee(rebuilt.topology),
             write: Mutex::new(()),
@@ -78,8 +81,15 @@ impl Engine {
             connections: Mutex::new(Slab::new()),
             next_connection: AtomicU64::new(1),
             alarm: AlarmState::default(),
+            timers: Timers::default(),
             stopping: AtomicBool::new(false),
-        }))
+        });
+        // Times to live went on while the broker was down.
+        let now_ms = now_ms();
+        for (_, queue) in engine.topology.load().queues() {
+            engine.timers.arm(queue, now_ms);
+        }
+        Ok(engine)
     }
 
     /// The broker as a new connection sees it, and where its deliveries will wait.
@@ -135,6 +145,12 @@ impl Engine {
         self.store.backlog_bytes() > INBOX_BYTES_MAX
     }
 
+    /// Wakes `waker` once when what waits for the committer now is on the disk: who stops reading because
+    /// of [`Engine::is_congested`] looks again then.
+    pub fn wake_after_commit(&self, waker: &Waker) {
+        self.store.appender().wake(waker.clone());
+    }
+
     /// Has every connection say goodbye; nothing new is to be accepted from now on.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
@@ -162,6 +178,12 @@ impl Engine {
 
     fn connections(&self) -> MutexGuard<'_, Slab<Arc<Outbox>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to wait for before saying that something stored is there, or gone, although this caller changed
+    /// nothing: whoever did may still be waiting for the commit.
+    pub(super) fn as_found(&self, is_stored: bool) -> Position {
+        if is_stored { self.store.appender().tail() } else { Position(0) }
     }
 
     /// Changes the topology: `change` works on a copy and appends its rows to the store meanwhile, so

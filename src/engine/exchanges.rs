@@ -22,7 +22,7 @@ impl Engine {
             let topology = self.topology.load();
             check_not_default(spec.name)?;
             return match topology.exchange(spec.name) {
-                Some(_) => Ok(Position(0)),
+                Some(existing) => Ok(self.as_found(existing.row.is_some())),
                 None => Err(Fault::no_exchange(spec.name, &self.vhost)),
             };
         }
@@ -42,7 +42,7 @@ impl Engine {
         self.change(|topology| {
             if let Some(existing) = topology.exchange(spec.name) {
                 check_exchange(&existing.properties, &properties).map_err(|e| e.fault(resource))?;
-                return Ok(Position(0));
+                return Ok(self.as_found(existing.row.is_some()));
             }
             if is_reserved(spec.name) {
                 let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
@@ -71,7 +71,7 @@ impl Engine {
                 return Err(Fault::new(ReplyCode::AccessRefused, text));
             }
             // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
-            let Some(exchange) = topology.exchange(name) else { return Ok(Position(0)) };
+            let Some(exchange) = topology.exchange(name) else { return Ok(self.as_found(true)) };
             if if_unused && exchange.is_used() {
                 let text = format!("{} in use", Resource::exchange(name, &self.vhost));
                 return Err(Fault::new(ReplyCode::PreconditionFailed, text));

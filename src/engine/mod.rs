@@ -13,6 +13,7 @@ mod bindings;
 mod client;
 mod engine_core;
 mod exchanges;
+mod operations;
 mod outbox;
 mod picture;
 mod publish;
@@ -20,6 +21,10 @@ mod queue_cell;
 mod queues;
 mod recover;
 mod rows;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod transaction;
 pub mod view;
 
 pub use access::{User, Users};

@@ -33,6 +33,24 @@ struct Inner {
     bytes: usize,
 }
 
+impl Inner {
+    /// Takes out all that is for consumers of those keys, which are in ascending order.
+    fn take_out(&mut self, keys: &[u32], mut entry_of: impl FnMut(u32, Entry<Stored>)) {
+        for item in std::mem::take(&mut self.waiting) {
+            let (Waiting::Delivery(key, _) | Waiting::Cancelled(key)) = &item;
+            let is_wanted = keys.binary_search(key).is_ok();
+            match item {
+                Waiting::Delivery(key, entry) if is_wanted => {
+                    self.bytes = self.bytes.saturating_sub(entry.message.size_bytes());
+                    entry_of(key, entry);
+                }
+                Waiting::Cancelled(_) if is_wanted => {}
+                other => self.waiting.push_back(other),
+            }
+        }
+    }
+}
+
 impl Outbox {
     /// Has the connection's task run soon.
     pub fn wake_task(&self) {
@@ -54,28 +72,19 @@ impl Outbox {
         self.starved.swap(false, Ordering::AcqRel)
     }
 
-    /// Takes out what waits for one consumer.
-    pub(super) fn remove(&self, key: u32) -> Vec<Entry<Stored>> {
-        let mut inner = self.lock();
-        let mut removed = Vec::new();
-        let waiting = std::mem::take(&mut inner.waiting);
-        for item in waiting {
-            match item {
-                Waiting::Delivery(k, entry) if k == key => {
-                    inner.bytes = inner.bytes.saturating_sub(entry.message.size_bytes());
-                    removed.push(entry);
-                }
-                Waiting::Cancelled(k) if k == key => {}
-                other => inner.waiting.push_back(other),
-            }
-        }
-        removed
+    /// Takes out what waits for one consumer, and appends its entries to `removed`.
+    pub(super) fn remove(&self, key: u32, removed: &mut Vec<Entry<Stored>>) {
+        self.lock().take_out(&[key], |_, entry| removed.push(entry));
     }
 
-    /// The consumer's queue is gone: gives back what waited for it, and has its client told.
-    pub(super) fn cancel(&self, key: u32) -> Vec<Entry<Stored>> {
-        let removed = self.remove(key);
-        self.lock().waiting.push_back(Waiting::Cancelled(key));
+    /// Consumers (keys in ascending order) have lost their queue: gives back what waited for them, and
+    /// has their client told.
+    pub(super) fn cancel(&self, keys: &[u32]) -> Vec<(u32, Entry<Stored>)> {
+        let mut removed = Vec::new();
+        let mut inner = self.lock();
+        inner.take_out(keys, |key, entry| removed.push((key, entry)));
+        inner.waiting.extend(keys.iter().map(|key| Waiting::Cancelled(*key)));
+        drop(inner);
         self.filled.store(true, Ordering::Release);
         removed
     }
@@ -106,9 +115,15 @@ pub struct ConsumerSink {
     pub(super) credit: Option<Arc<ChannelCredit>>,
 }
 
+impl ConsumerSink {
+    /// Entries that it took will not be delivered: they take no room in the channel's limit.
+    pub(super) fn give_back(&self, count: usize) {
+        self.credit.iter().for_each(|credit| credit.give_back(count as u32));
+    }
+}
+
 impl Sink<Stored> for ConsumerSink {
     fn take(&self, max: usize, mut next: impl FnMut() -> Option<Entry<Stored>>) -> usize {
-        let limit = self.credit.as_ref().filter(|credit| credit.is_limited());
         let mut inner = self.outbox.lock();
         let mut taken = 0;
         while taken < max {
@@ -116,10 +131,13 @@ impl Sink<Stored> for ConsumerSink {
                 self.outbox.starved.store(true, Ordering::Release);
                 break;
             }
-            if limit.is_some_and(|credit| !credit.take()) {
+            if self.credit.as_ref().is_some_and(|credit| !credit.take()) {
                 break;
             }
-            let Some(entry) = next() else { break };
+            let Some(entry) = next() else {
+                self.give_back(1);
+                break;
+            };
             inner.bytes += entry.message.size_bytes();
             inner.waiting.push_back(Waiting::Delivery(self.key, entry));
             taken += 1;
@@ -144,7 +162,7 @@ mod tests {
 
     fn entry(seq: u64, size: usize) -> Entry<Stored> {
         let message = Message::new(b"", b"", &[], &[&vec![0; size]]);
-        Entry { seq: Seq(seq), redelivered: false, delivery_count: 0, message, durable: Stored::default() }
+        Entry::new(Seq(seq), message, Stored::default())
     }
 
     fn fill(sink: &ConsumerSink, count: usize, size: usize) -> usize {
@@ -173,8 +191,10 @@ mod tests {
         let outbox = Arc::new(Outbox::default());
         let [a, b] = [0, 1].map(|key| ConsumerSink { outbox: outbox.clone(), key, credit: None });
         assert_eq!((fill(&a, 2, 8), fill(&b, 3, 8)), (2, 3));
-        assert_eq!(outbox.remove(0).len(), 2);
-        assert_eq!(outbox.cancel(1).len(), 3);
+        let mut removed = Vec::new();
+        outbox.remove(0, &mut removed);
+        assert_eq!(removed.len(), 2);
+        assert_eq!(outbox.cancel(&[1]).len(), 3);
         let mut waiting = VecDeque::new();
         outbox.drain_into(&mut waiting);
         assert!(matches!(waiting.pop_front(), Some(Waiting::Cancelled(1))) && waiting.is_empty());

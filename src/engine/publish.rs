@@ -1,33 +1,30 @@
 //! The road of a batch of publishes: route on the snapshot, tell the store, enqueue under one lock for
 //! each queue. Consecutive messages with the same route go together.
 
-use std::sync::Arc;
-
 use smallvec::SmallVec;
 
 use crate::amqp::properties::Properties;
 use crate::amqp::reply_code::ReplyCode;
+use crate::broker::exchange::Exchange;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::message::Message;
 use crate::broker::topology::Topology;
-use crate::limits::INLINE_BODY_BYTES_MAX;
 use crate::session::port::{Barrier, Outcome, Publish};
 use crate::store::Position;
 
 use super::client::Client;
-use super::engine_core::now_ms;
+use super::operations::Targets;
 use super::queue_cell::{Incoming, QueueRef};
-
-type Targets = SmallVec<[QueueRef; 4]>;
 
 /// Where the last message went: publishers rarely change their route, so most messages find theirs
 /// here instead of in the topology.
 #[derive(Default)]
 pub(super) struct RouteCache {
-    snapshot: Option<Arc<Topology<QueueRef>>>,
+    /// the topology's version that it was found under
+    version: Option<u64>,
     exchange: Vec<u8>,
     routing_key: Vec<u8>,
-    targets: Targets,
+    pub(super) targets: Targets,
 }
 
 /// Consecutive messages with the same targets, and where their outcomes belong.
@@ -44,20 +41,19 @@ impl Client {
             return;
         }
         let topology = self.engine.topology.load_full();
-        let now_ms = now_ms();
         let mut run = Run { targets: Targets::new(), incoming: Vec::with_capacity(batch.len()), first: 0 };
         let mut closed: SmallVec<[u16; 4]> = SmallVec::new();
         let mut highest = Position(0);
         for publish in batch.drain(..) {
             if closed.contains(&publish.channel) {
-                self.finish(&mut run, outcomes, &mut highest, now_ms);
+                self.finish(&mut run, outcomes, &mut highest);
                 outcomes.push(Outcome::Skipped);
                 continue;
             }
             let routed = self.routes.find(&topology, &publish.message, &self.engine.vhost);
             let same = matches!(&routed, Ok(Found::AsBefore)) && !run.incoming.is_empty();
             if !same {
-                self.finish(&mut run, outcomes, &mut highest, now_ms);
+                self.finish(&mut run, outcomes, &mut highest);
             }
             match routed {
                 Err(fault) => {
@@ -78,47 +74,41 @@ impl Client {
                 }
             }
         }
-        self.finish(&mut run, outcomes, &mut highest, now_ms);
+        self.finish(&mut run, outcomes, &mut highest);
         // One wake-up for the whole batch: the confirms become due together or in order.
         self.barrier(highest);
     }
 
     /// Enqueues a run in each of its queues, one lock after another, and fills in the barriers.
-    fn finish(&self, run: &mut Run, outcomes: &mut [Outcome], highest: &mut Position, now_ms: u64) {
+    fn finish(&self, run: &mut Run, outcomes: &mut [Outcome], highest: &mut Position) {
         if run.incoming.is_empty() {
             return;
         }
-        let store = &self.engine.store;
-        let stored = run.targets.iter().filter(|queue| queue.is_stored()).count() as u32;
-        if stored > 0 {
-            for item in run.incoming.iter_mut().filter(|item| item.persistent) {
-                if stored > 1 || item.message.size_bytes() > INLINE_BODY_BYTES_MAX {
-                    item.shared = Some(store.shared_body(&item.message, stored));
-                }
-            }
-        }
-        for queue in &run.targets {
-            queue.enqueue(&mut run.incoming, store, now_ms);
-        }
+        self.engine.enqueue(&run.targets, &mut run.incoming);
         for (item, outcome) in run.incoming.drain(..).zip(outcomes.iter_mut().skip(run.first)) {
             *highest = item.barrier.max(*highest);
-            *outcome = Outcome::Routed(Barrier(item.barrier.0));
+            *outcome = match item.refused {
+                true => Outcome::Refused,
+                false => Outcome::Routed(Barrier(item.barrier.0)),
+            };
         }
     }
 }
 
-fn incoming(publish: Publish) -> Incoming {
+pub(super) fn incoming(publish: Publish) -> Incoming {
     Incoming {
         message: publish.message,
         persistent: publish.persistent,
         priority: publish.priority,
+        ttl_ms: publish.expiration_ms,
         shared: None,
         barrier: Position(0),
+        refused: false,
     }
 }
 
 /// How a route was found; the targets are in the cache.
-enum Found {
+pub(super) enum Found {
     /// the same as the message before
     AsBefore,
     /// looked up
@@ -126,24 +116,19 @@ enum Found {
 }
 
 impl RouteCache {
-    fn find(
+    pub(super) fn find(
         &mut self,
-        topology: &Arc<Topology<QueueRef>>,
+        topology: &Topology<QueueRef>,
         message: &Message,
         vhost: &str,
     ) -> Result<Found, Fault> {
         let (exchange, routing_key) = (message.exchange(), message.routing_key());
-        let is_current = self.snapshot.as_ref().is_some_and(|known| Arc::ptr_eq(known, topology));
+        let is_current = self.version == Some(topology.version());
         if is_current && self.exchange == exchange && self.routing_key == routing_key {
             return Ok(Found::AsBefore);
         }
-        self.snapshot = None;
-        let source = topology.exchange(exchange).ok_or_else(|| Fault::no_exchange(exchange, vhost))?;
-        if source.properties.internal {
-            let text =
-                format!("cannot publish to internal exchange '{}' in vhost '{vhost}'", lossy(exchange));
-            return Err(Fault::new(ReplyCode::AccessRefused, text));
-        }
+        self.version = None;
+        let source = published_to(topology, exchange, vhost)?;
         self.targets.clear();
         let headers = Properties::decode(message.properties()).ok().and_then(|p| p.headers);
         let by_headers = topology.route(source, routing_key, headers, &mut self.targets);
@@ -153,8 +138,22 @@ impl RouteCache {
             self.exchange.extend_from_slice(exchange);
             self.routing_key.clear();
             self.routing_key.extend_from_slice(routing_key);
-            self.snapshot = Some(topology.clone());
+            self.version = Some(topology.version());
         }
         Ok(Found::Anew)
     }
+}
+
+/// The exchange, if clients may publish to it.
+pub(super) fn published_to<'t>(
+    topology: &'t Topology<QueueRef>,
+    exchange: &[u8],
+    vhost: &str,
+) -> Result<&'t Exchange<QueueRef>, Fault> {
+    let source = topology.exchange(exchange).ok_or_else(|| Fault::no_exchange(exchange, vhost))?;
+    if source.properties.internal {
+        let text = format!("cannot publish to internal exchange '{}' in vhost '{vhost}'", lossy(exchange));
+        return Err(Fault::new(ReplyCode::AccessRefused, text));
+    }
+    Ok(source)
 }

@@ -1,16 +1,22 @@
-//! One queue under its lock, and the operations done under it: enqueue, settle, requeue, get, consume.
-//! Wake-ups happen after the unlock; the store's inbox is told before an entry becomes visible.
+//! One queue behind its lock: how it was declared, what it holds, what its entries remember of the
+//! store. The operations done under the lock are in `operations`.
 
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::amqp::field_table::Table;
+use crate::broker::arguments::QueueArguments;
 use crate::broker::equivalence::QueueProperties;
 use crate::broker::id::{QueueId, Seq};
 use crate::broker::message::Message;
 use crate::broker::name::Name;
-use crate::broker::queue::{ConsumerId, Counts, Entry, Queue};
+use crate::broker::queue::{Counts, Entry, Queue};
+use crate::broker::queue_type::QueueType;
+use crate::limits::PURGE_KEYS_MAX;
 use crate::store::{Position, SharedBody, Store};
 
+use super::engine_core::now_ms;
 use super::outbox::ConsumerSink;
 
 /// What an entry remembers of the store.
@@ -36,8 +42,14 @@ pub struct QueueCell {
     pub name: Name,
     /// what it was declared to be
     pub properties: QueueProperties,
+    /// its arguments, typed
+    pub arguments: QueueArguments,
     /// the connection that has it for itself
     pub owner: Option<u64>,
+    /// when it was last declared, asked for a message, or left by its last consumer (`x-expires`)
+    pub(super) used_ms: AtomicU64,
+    /// when the engine's clock looks at it next; 0 is not armed, `u64::MAX` is gone for good
+    pub(super) due_ms: AtomicU64,
     contents: Mutex<Contents>,
 }
 
@@ -80,10 +92,14 @@ pub(super) struct Incoming {
     pub message: Message,
     pub persistent: bool,
     pub priority: u8,
+    /// the property `expiration`
+    pub ttl_ms: Option<u64>,
     /// set when its body is stored apart from its entries
     pub shared: Option<Arc<SharedBody>>,
     /// the last place in the commit order that its confirm waits for
     pub barrier: Position,
+    /// a queue was full and takes no more (`x-overflow` reject-publish)
+    pub refused: bool,
 }
 
 impl QueueCell {
@@ -94,13 +110,30 @@ impl QueueCell {
         owner: Option<u64>,
         contents: Contents,
     ) -> QueueCell {
-        QueueCell { id, name, properties, owner, contents: Mutex::new(contents) }
+        // What RabbitMQ accepts is accepted when it is declared; what a store gives back was.
+        let arguments = QueueArguments::parse(Table::from_raw(&properties.arguments)).unwrap_or_default();
+        QueueCell {
+            id,
+            name,
+            properties,
+            arguments,
+            owner,
+            used_ms: AtomicU64::new(now_ms()),
+            due_ms: AtomicU64::new(0),
+            contents: Mutex::new(contents),
+        }
     }
 
     /// Whether its definition and its persistent messages are in the store. An exclusive queue dies
     /// with its connection, so there is nothing to keep.
     pub fn is_stored(&self) -> bool {
         self.properties.durable && self.owner.is_none()
+    }
+
+    /// Whether that message is to be in the store. A quorum queue keeps every message, whatever its
+    /// delivery mode says (RabbitMQ, quorum-queues.md).
+    pub(super) fn keeps(&self, message: &Incoming) -> bool {
+        self.is_stored() && (message.persistent || self.arguments.queue_type == QueueType::Quorum)
     }
 
     /// The present counts.
@@ -113,119 +146,30 @@ impl QueueCell {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the messages in order. Raises each one's barrier to its own record's place.
-    pub(super) fn enqueue(&self, incoming: &mut [Incoming], store: &Store, now_ms: u64) {
-        let mut touched = Vec::new();
-        let mut contents = self.lock();
-        if contents.is_deleted() {
-            drop(contents);
-            self.release_shared(incoming, store);
-            return;
-        }
-        let stored = self.is_stored() && incoming.iter().any(|i| i.persistent);
-        let mut appender = stored.then(|| store.appender());
-        for item in incoming {
-            let seq = contents.next_seq();
-            let durable = match &mut appender {
-                Some(appender) if item.persistent => {
-                    let meta = crate::store::EntryMeta {
-                        enqueued_ms: now_ms,
-                        expires_ms: 0,
-                        priority: item.priority,
-                        delivery_count: 0,
-                    };
-                    let put_at = appender.put(self.id, seq, &item.message, item.shared.as_ref(), meta);
-                    item.barrier = item.barrier.max(put_at);
-                    Stored::Yes { put_at, shared: item.shared.clone() }
-                }
-                Some(_) | None => Stored::No,
-            };
-            let message = item.message.clone();
-            contents.push(Entry { seq, redelivered: false, delivery_count: 0, message, durable });
-        }
-        drop(appender);
-        contents.assign(&mut touched);
-        drop(contents);
-        wake(&touched);
-    }
-
-    /// The queue is gone: what was promised to the shared bodies will not come.
-    fn release_shared(&self, incoming: &[Incoming], store: &Store) {
-        if !self.is_stored() {
-            return;
-        }
-        let mut appender = store.appender();
-        for shared in incoming.iter().filter_map(|i| i.shared.as_ref()) {
-            appender.release(shared);
-        }
-    }
-
-    /// Entries are acknowledged or dropped for good.
-    pub(super) fn settle(
-        &self,
-        consumer: Option<ConsumerId>,
-        entries: &mut Vec<Entry<Stored>>,
-        store: &Store,
-    ) {
-        self.delete_stored(&*entries, store);
-        self.credit(consumer, entries.len());
-        entries.clear();
-    }
-
-    /// Entries come back to their old places, or nowhere if the queue is gone.
-    pub(super) fn requeue(
-        &self,
-        consumer: Option<ConsumerId>,
-        mut entries: Vec<Entry<Stored>>,
-        store: &Store,
-    ) {
-        let mut touched = Vec::new();
-        let mut contents = self.lock();
-        contents.settle(consumer, entries.len());
-        if !contents.is_deleted() {
-            contents.requeue(entries.drain(..));
-            contents.assign(&mut touched);
-        }
-        drop(contents);
-        self.delete_stored(&entries, store);
-        wake(&touched);
-    }
-
-    fn credit(&self, consumer: Option<ConsumerId>, count: usize) {
-        let mut touched = Vec::new();
-        let mut contents = self.lock();
-        contents.settle(consumer, count);
-        contents.assign(&mut touched);
-        drop(contents);
-        wake(&touched);
-    }
-
-    pub(super) fn resume(&self, consumer: ConsumerId) {
-        let mut touched = Vec::new();
-        let mut contents = self.lock();
-        contents.resume(consumer);
-        contents.assign(&mut touched);
-        drop(contents);
-        wake(&touched);
-    }
-
     /// Strikes entries from the store, or from the inbox if they have not got further.
     pub(super) fn delete_stored<'e>(
         &self,
         entries: impl IntoIterator<Item = &'e Entry<Stored>>,
         store: &Store,
     ) {
-        let (mut appender, mut furthest) = (None, Seq(0));
-        for entry in entries {
-            if let Stored::Yes { put_at, shared } = &entry.durable {
-                let appender = appender.get_or_insert_with(|| store.appender());
-                appender.delete(self.id, entry.seq, shared.as_ref(), *put_at);
-                furthest = entry.seq.max(furthest);
+        let mut stored = entries.into_iter().filter_map(|entry| match &entry.durable {
+            Stored::Yes { put_at, shared } => Some((entry.seq, shared.as_ref(), *put_at)),
+            Stored::No => None,
+        });
+        let mut next = stored.next();
+        // What one appender appends is one batch, so a million of them are several.
+        while let Some(first) = next {
+            let mut appender = store.appender();
+            let mut furthest = Seq(0);
+            let step = std::iter::once(first).chain(stored.by_ref().take(PURGE_KEYS_MAX - 1));
+            for (seq, shared, put_at) in step {
+                appender.delete(self.id, seq, shared, put_at);
+                furthest = seq.max(furthest);
             }
-        }
-        // For the redelivered flags after a restart: what was taken may have been delivered.
-        if let Some(mut appender) = appender {
+            // For the redelivered flags after a restart: what was taken may have been delivered.
             appender.delivered_up_to(self.id, furthest);
+            drop(appender);
+            next = stored.next();
         }
     }
 }

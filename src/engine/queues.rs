@@ -1,5 +1,8 @@
 //! Declaring and deleting queues: the rules around the topology, and their rows in the store.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use crate::amqp::field_table::Table;
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::arguments::{QueueArguments, QueueShape, queue_type};
@@ -7,15 +10,16 @@ use crate::broker::equivalence::{QueueProperties, check_queue};
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::id::{QueueId, RowId};
 use crate::broker::name::{Name, Resource, is_reserved};
+use crate::broker::queue::{Entry, Rules, Sink};
 use crate::broker::queue_type::QueueType;
 use crate::session::port::QueueSpec;
 use crate::store::{Position, RowKind};
 
 use super::client::Client;
-use super::engine_core::later;
+use super::engine_core::{Engine, later, now_ms};
 use super::exchanges::delete_rows;
 use super::outbox::ConsumerSink;
-use super::queue_cell::{Contents, QueueCell, QueueRef, Stored};
+use super::queue_cell::{Contents, QueueCell, QueueRef, Stored, wake};
 use super::rows::QueueRow;
 
 impl QueueCell {
@@ -25,10 +29,40 @@ impl QueueCell {
     }
 }
 
+impl QueueCell {
+    /// When it is to go because nobody uses it (`x-expires`); `None` while it has consumers.
+    pub(super) fn expires_at_ms(&self) -> Option<u64> {
+        let after_ms = self.arguments.expires_ms?;
+        let unused = self.counts().consumers == 0;
+        unused.then(|| self.used_ms.load(Ordering::Acquire).saturating_add(after_ms))
+    }
+}
+
+impl Engine {
+    /// The queue is used now: its own time to live begins anew.
+    pub(super) fn touch(&self, queue: &QueueRef) {
+        queue.used_ms.store(now_ms(), Ordering::Release);
+        if let Some(at_ms) = queue.expires_at_ms() {
+            self.timers.arm(queue, at_ms);
+        }
+    }
+
+    /// Deletes a queue whose time is over, unless somebody came to use it in the meantime.
+    pub(super) fn delete_unused(self: &Arc<Self>, queue: &QueueRef) {
+        let _ = self.delete_checked(queue, |contents| match contents.counts().consumers {
+            0 => Ok(()),
+            _ => Err(()),
+        });
+    }
+}
+
 impl Client {
     pub(super) fn declare(&mut self, spec: &QueueSpec<'_>) -> Result<(QueueRef, Position), Fault> {
         if spec.passive {
-            return Ok((self.queue(spec.name)?, Position(0)));
+            let queue = self.queue(spec.name)?;
+            self.engine.touch(&queue);
+            let position = self.engine.as_found(queue.is_stored());
+            return Ok((queue, position));
         }
         // Before anything is looked up: such a queue is not to be declared again either.
         if is_reserved(spec.name) && !spec.server_named {
@@ -44,13 +78,13 @@ impl Client {
         let (queue, position, is_new) = engine.change(|topology| {
             if let Some(existing) = topology.queue(spec.name) {
                 self.check_same(existing, spec, &properties)?;
-                return Ok((existing.clone(), Position(0), false));
+                return Ok((existing.clone(), engine.as_found(existing.is_stored()), false));
             }
-            self.check_new(spec)?;
+            let rules = Rules::of(&self.check_new(spec)?);
             let owner = spec.exclusive.then_some(self.id);
             let RowId(id) = engine.store.next_row_id();
             let cell =
-                QueueCell::new(QueueId(id), Name::from(spec.name), properties, owner, Contents::default());
+                QueueCell::new(QueueId(id), Name::from(spec.name), properties, owner, Contents::new(rules));
             let mut position = Position(0);
             if cell.is_stored() {
                 let plaintext = QueueRow::of(&cell).encode();
@@ -64,6 +98,7 @@ impl Client {
         if is_new && spec.exclusive {
             self.exclusive.push(queue.clone());
         }
+        engine.touch(&queue);
         Ok((queue, position))
     }
 
@@ -82,7 +117,7 @@ impl Client {
             .map_err(|e| e.fault(Resource::queue(spec.name, &self.engine.vhost)))
     }
 
-    fn check_new(&self, spec: &QueueSpec<'_>) -> Result<(), Fault> {
+    fn check_new(&self, spec: &QueueSpec<'_>) -> Result<QueueArguments, Fault> {
         let resource = Resource::queue(spec.name, &self.engine.vhost);
         let arguments = QueueArguments::parse(spec.arguments).map_err(|e| e.fault(resource))?;
         let shape = QueueShape {
@@ -95,8 +130,7 @@ impl Client {
         if arguments.queue_type == QueueType::Stream {
             return Err(Fault::new(ReplyCode::NotImplemented, "streams are not implemented"));
         }
-        warn_of_unheeded(&arguments);
-        Ok(())
+        Ok(arguments)
     }
 
     pub(super) fn delete(
@@ -107,9 +141,10 @@ impl Client {
     ) -> Result<(u32, Position), Fault> {
         let topology = self.engine.topology.load();
         // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
-        let Some(queue) = topology.queue(name).cloned() else { return Ok((0, Position(0))) };
+        let Some(queue) = topology.queue(name).cloned() else {
+            return Ok((0, self.engine.as_found(true)));
+        };
         self.check_owner(&queue)?;
-        self.exclusive.retain(|other| *other != queue);
         let check = |contents: &Contents| {
             let counts = contents.counts();
             let refuse = |what| {
@@ -121,35 +156,43 @@ impl Client {
             }
             if if_empty && counts.ready > 0 { refuse("not empty") } else { Ok(()) }
         };
-        self.delete_checked(&queue, check)
+        let deleted = self.engine.delete_checked(&queue, check)?;
+        self.exclusive.retain(|other| *other != queue);
+        Ok(deleted)
     }
 
     pub(super) fn delete_now(&self, queue: &QueueRef) {
         // Nothing is checked, so nothing is refused.
-        let _ = self.delete_checked(queue, |_| Ok::<(), Fault>(()));
+        let _ = self.engine.delete_checked(queue, |_| Ok::<(), Fault>(()));
     }
 
-    pub(super) fn delete_if_abandoned(&self, queue: &QueueRef) {
-        if queue.properties.auto_delete {
-            // Whoever came to consume in the meantime keeps it alive.
-            let _ = self.delete_checked(queue, |c| if c.is_abandoned() { Ok(()) } else { Err(()) });
+    pub(super) fn delete_if_abandoned(&mut self, queue: &QueueRef) {
+        // Whoever came to consume in the meantime keeps it alive.
+        let check = |c: &Contents| if c.is_abandoned() { Ok(()) } else { Err(()) };
+        if queue.properties.auto_delete && self.engine.delete_checked(queue, check).is_ok() {
+            self.exclusive.retain(|other| other != queue);
         }
     }
+}
 
+impl Engine {
     /// Takes the queue out of the topology and the store in one step, if `check` agrees under its lock.
-    fn delete_checked<E>(
+    pub(super) fn delete_checked<E>(
         &self,
         queue: &QueueRef,
         check: impl FnOnce(&Contents) -> Result<(), E>,
     ) -> Result<(u32, Position), E> {
-        let store = &self.engine.store;
-        let (sinks, count, position) = self.engine.change(|topology| {
+        let store = &self.store;
+        let (sinks, count, position) = self.change(|topology| {
             let mut contents = queue.lock();
             if contents.is_deleted() {
-                return Ok((Vec::new(), 0, Position(0)));
+                return Ok((Vec::new(), 0, self.as_found(queue.is_stored())));
             }
             check(&contents)?;
-            let (ready, sinks) = contents.delete();
+            let (ready, mut sinks) = contents.delete();
+            // Under the queue's lock, so that whoever cancels one of them meanwhile finds it done, and
+            // does not use its key again before.
+            let undelivered = cancel_consumers(&mut sinks);
             drop(contents);
             let removed = topology.remove_queue(&queue.name);
             let mut appender = store.appender();
@@ -157,7 +200,7 @@ impl Client {
             let count = ready.len();
             if queue.is_stored() {
                 position = later(position, appender.delete_row(RowKind::Queue, RowId(queue.id.0)));
-                let entries = ready.into_iter().filter_map(|entry| match entry.durable {
+                let entries = ready.into_iter().chain(undelivered).filter_map(|entry| match entry.durable {
                     Stored::Yes { put_at, shared } => Some((entry.seq, shared, put_at)),
                     Stored::No => None,
                 });
@@ -165,28 +208,24 @@ impl Client {
             }
             Ok((sinks, count as u32, position))
         })?;
-        self.cancel_consumers(queue, &sinks);
+        wake(&sinks);
+        self.timers.disarm(queue);
         Ok((count, position))
-    }
-
-    /// Consumers of a queue that is gone: their clients are told, and what was on its way is dropped.
-    fn cancel_consumers(&self, queue: &QueueRef, sinks: &[ConsumerSink]) {
-        for sink in sinks {
-            let undelivered = sink.outbox.cancel(sink.key);
-            queue.delete_stored(&undelivered, &self.engine.store);
-            sink.outbox.wake_task();
-        }
     }
 }
 
-/// Arguments that are kept and compared, but not acted on yet, are named in the log: an operator who
-/// relies on them must not find out from a full disk.
-fn warn_of_unheeded(arguments: &QueueArguments) {
-    let heeded = QueueArguments { queue_type: arguments.queue_type, ..QueueArguments::default() };
-    if *arguments != heeded {
-        tracing::warn!(
-            "a queue was declared with x-arguments that this version keeps but does not act on \
-             (see the table in README.md)"
-        );
+/// Consumers of a queue that is gone: their clients will be told. Gives what was on its way to them.
+fn cancel_consumers(sinks: &mut [ConsumerSink]) -> Vec<Entry<Stored>> {
+    sinks.sort_unstable_by_key(|sink| (Arc::as_ptr(&sink.outbox), sink.key));
+    let mut undelivered = Vec::new();
+    for of_one in sinks.chunk_by(|a, b| a.same(b)) {
+        let Some(first) = of_one.first() else { continue };
+        let keys: Vec<u32> = of_one.iter().map(|sink| sink.key).collect();
+        for (key, entry) in first.outbox.cancel(&keys) {
+            let sink = keys.binary_search(&key).ok().and_then(|at| of_one.get(at));
+            sink.into_iter().for_each(|sink| sink.give_back(1));
+            undelivered.push(entry);
+        }
     }
+    undelivered
 }

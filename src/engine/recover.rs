@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::amqp::field_table::Table;
+use crate::broker::arguments::QueueArguments;
 use crate::broker::equivalence::QueueProperties;
 use crate::broker::id::{QueueId, RowId, Seq};
 use crate::broker::name::Name;
-use crate::broker::queue::{Entry, Queue};
+use crate::broker::queue::{Entry, Queue, Rules};
 use crate::broker::topology::{BindingRequest, Topology};
 use crate::store::{Position, Recovered, RecoveredQueue, Row, RowKind, Store};
 
@@ -69,8 +70,10 @@ fn queue(
     found: Option<RecoveredQueue>,
     clean: bool,
 ) -> QueueRef {
+    let arguments = QueueArguments::parse(Table::from_raw(&properties.arguments)).unwrap_or_default();
+    let rules = Rules::of(&arguments);
     let contents = match found {
-        None => Queue::default(),
+        None => Queue::new(rules),
         Some(found) => {
             let delivered_up_to = found.delivered_up_to;
             let entries = found.entries.into_iter().map(|entry| Entry {
@@ -78,10 +81,12 @@ fn queue(
                 // After a crash nobody knows what was on the wire, so everything may have been.
                 redelivered: !clean || entry.seq <= delivered_up_to,
                 delivery_count: entry.meta.delivery_count,
+                priority: entry.meta.priority,
+                expires_ms: entry.meta.expires_ms,
                 message: entry.message,
                 durable: Stored::Yes { put_at: Position(0), shared: entry.shared },
             });
-            Queue::recovered(entries.collect(), found.next_seq.max(Seq(1)))
+            Queue::recovered(rules, entries.collect(), found.next_seq.max(Seq(1)))
         }
     };
     QueueRef::new(QueueCell::new(QueueId(id.0), name, properties, None, contents))

@@ -113,12 +113,13 @@ impl Connection {
         (end, self.session)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.outbox.register(cx.waker());
         for _ in 0..TURNS_MAX {
             self.work();
             self.poll_login(cx);
-            // After the work: it may have opened the connection, and heartbeats begin with that.
+            // After the work: it may have opened the connection (heartbeats begin with that) or begun a close,
+            // which has its deadline before we sleep.
             if let Poll::Ready(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
@@ -139,7 +140,13 @@ impl Connection {
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
                 Poll::Pending if self.has_work(wrote) => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    // The socket is not asked meanwhile, so somebody else must wake us.
+                    if self.engine.is_congested() {
+                        self.engine.wake_after_commit(cx.waker());
+                    }
+                    return Poll::Pending;
+                }
             }
         }
         // Still busy: others first.
@@ -155,7 +162,7 @@ impl Connection {
         self.session.handle_alarm(self.engine.alarm());
         self.session.handle_durable();
         if !self.input.unread().is_empty() && !self.session.is_paused() {
-            let used = self.session.handle_bytes(self.input.unread());
+            let used = self.session.handle_bytes(self.input.unread(), self.sent + OUTPUT_BYTES_HIGH);
             self.input.use_up(used);
         }
         self.deliver();
@@ -178,6 +185,11 @@ impl Connection {
         self.session.output().len() - self.sent
     }
 
+    #[cfg(test)]
+    pub(super) fn output_bytes(&mut self) -> usize {
+        self.session.output().len()
+    }
+
     /// Whether another turn would find something to do without waiting for the socket.
     fn has_work(&mut self, wrote: bool) -> bool {
         let waiting = wrote && !self.session.waiting().is_empty();
@@ -189,6 +201,17 @@ impl Connection {
     /// Backpressure: too much waits for the committer, or for this socket.
     fn may_continue(&mut self) -> bool {
         !self.engine.is_congested() && self.output_len() < OUTPUT_BYTES_HIGH
+    }
+
+    /// Whether the socket is read. While the output is full it still is, up to one buffer: heartbeats of
+    /// a slow peer are to be seen. Whole frames that are there are handled before more is read.
+    fn may_read(&self) -> bool {
+        let has_room = self.input.unread().len() < self.input_bytes_max() || !self.input.has_whole_frame();
+        !self.session.is_paused() && !self.engine.is_congested() && has_room
+    }
+
+    fn input_bytes_max(&self) -> usize {
+        if self.session.is_open() { READ_BYTES } else { READ_BYTES_FIRST }
     }
 
     /// Passwords are checked off the reactor: that takes milliseconds on purpose.
@@ -213,7 +236,13 @@ impl Connection {
         while self.sent < self.session.output().len() {
             let sent = self.sent;
             let unsent = self.session.output().get(sent..).unwrap_or_default();
-            let n = ready!(self.stream.poll_write(cx, unsent))?;
+            let n = match self.stream.poll_write(cx, unsent) {
+                Poll::Ready(n) => n?,
+                Poll::Pending => {
+                    self.forget_sent();
+                    return Poll::Pending;
+                }
+            };
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -234,13 +263,23 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// A peer that is always a little behind never lets the output run empty: what it has got must go all
+    /// the same. Moving the rest costs no more than sending what is dropped did.
+    fn forget_sent(&mut self) {
+        let output = self.session.output();
+        if self.sent >= output.len() - self.sent {
+            output.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
     /// Reads once; how many bytes came. Pending as well while input must wait.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.session.is_paused() || !self.may_continue() {
+        if !self.may_read() {
             return Poll::Pending;
         }
-        let usual = if self.session.is_open() { READ_BYTES } else { READ_BYTES_FIRST };
-        let mut buf = ReadBuf::new(self.input.room(usual));
+        let frame_max = self.session.frame_size_bytes_max() as usize;
+        let mut buf = ReadBuf::new(self.input.room(self.input_bytes_max(), frame_max));
         let polled = self.stream.poll_read(cx, &mut buf);
         let n = buf.filled().len();
         match polled {
@@ -269,12 +308,15 @@ impl Connection {
                 ClockPhase::Closing | ClockPhase::Refused => return Poll::Ready(End::Closed),
                 ClockPhase::Idle => return Poll::Pending,
                 ClockPhase::Heartbeat(half) => {
-                    if !std::mem::take(&mut self.clock.sent) {
+                    let sent = std::mem::take(&mut self.clock.sent);
+                    if !sent {
                         self.session.heartbeat();
                     }
                     let received = std::mem::take(&mut self.clock.received);
-                    // A blocked publisher is not read from, so its heartbeats cannot be seen.
-                    let excused = received || self.session.is_paused() || !self.may_continue();
+                    // Who is not read from cannot be heard. If that is because the output is full, taking
+                    // some of it is a sign of life.
+                    let held_back = self.session.is_paused() || self.engine.is_congested();
+                    let excused = received || held_back || (sent && !self.may_read());
                     self.clock.silent = if excused { 0 } else { self.clock.silent + 1 };
                     // Four halves: AMQP 0-9-1 4.2.7 closes after two missed intervals.
                     if self.clock.silent >= 4 {
@@ -316,10 +358,10 @@ impl Input {
         frame::size_bytes_of(rest).is_some_and(|size| rest.len() >= size)
     }
 
-    /// Room behind what is unread: for the rest of a frame that has begun, and at least a quarter of
-    /// the usual size. The session has checked that frame's size against its limit already.
-    fn room(&mut self, usual: usize) -> &mut [u8] {
-        let frame = frame::size_bytes_of(self.unread()).unwrap_or(0);
+    /// Room behind what is unread, of which there is less than `usual`: for the rest of a frame that has
+    /// begun, if it is no larger than the session will take, and at least a quarter of the usual size.
+    fn room(&mut self, usual: usize, frame_max: usize) -> &mut [u8] {
+        let frame = frame::size_bytes_of(self.unread()).unwrap_or(0).min(frame_max + frame::OVERHEAD_BYTES);
         let wanted = frame.max(usual);
         if self.from > 0 && self.bytes.len() - self.to < wanted / 4 {
             self.bytes.copy_within(self.from..self.to, 0);
@@ -356,7 +398,10 @@ impl Clock {
                     self.set(ClockPhase::Heartbeat(half), half);
                 }
             },
-            ClockPhase::Handshake | ClockPhase::Heartbeat(_) | ClockPhase::Idle if session.is_closing() => {
+            // Even the last bytes may never be taken.
+            ClockPhase::Handshake | ClockPhase::Heartbeat(_) | ClockPhase::Idle
+                if session.is_closing() || session.is_closed() =>
+            {
                 self.set(ClockPhase::Closing, CLOSE_TIMEOUT);
             }
             _ => {}

@@ -168,6 +168,9 @@ fn log_end<B: session::port::Broker>(from: SocketAddr, end: &End, session: &sess
     }
     match (end, session.close_reason()) {
         (_, Some(reason)) => tracing::warn!(%from, %user, name, reason, "connection closed by the broker"),
+        (End::PeerGone, None) if session.is_closing() => {
+            tracing::info!(%from, %user, name, "connection closed by the client");
+        }
         (End::Closed, None) => tracing::info!(%from, %user, name, "connection closed by the client"),
         (End::PeerGone, None) => {
             tracing::warn!(%from, %user, name, "the client closed the TCP connection without AMQP's goodbye");

@@ -4,6 +4,8 @@
 mod connection;
 mod listener;
 mod stream;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 pub use listener::{Listening, Settings, Stop, bind, serve};

@@ -79,11 +79,14 @@ pub enum TlsError {
     },
 }
 
+/// TLS as a listener needs it, ready to use.
+pub type TlsConfig = ServerConfig;
+
 /// Builds the server's TLS configuration.
 ///
 /// # Errors
 /// [`TlsError`], naming the file and what was expected of it.
-pub fn server_config(options: &TlsOptions) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(options: &TlsOptions) -> Result<Arc<TlsConfig>, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let versions = if options.allows_tls12 { &[&TLS13, &TLS12][..] } else { &[&TLS13][..] };
     let unusable = |e: rustls::Error| TlsError::Unusable {

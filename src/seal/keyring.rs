@@ -138,7 +138,7 @@ impl Slot {
     }
 
     fn unwrap_root(&self, kek: &Kek, store: &[u8; 16]) -> Option<Result<RootKey, KeyringError>> {
-        let fits = self.0[0] == SLOT_RAW_KEY && kek.matches(store, &self.take(20));
+        let fits = self.take(0) == [SLOT_RAW_KEY] && kek.matches(store, &self.take(20));
         fits.then(|| {
             let mut root = Zeroizing::new(self.take::<32>(104));
             Xaes::new(kek.secret())
@@ -153,8 +153,8 @@ impl Slot {
     fn aad(&self, store: &[u8; 16]) -> Vec<u8> {
         let mut aad = SLOT_LABEL.to_vec();
         aad.extend_from_slice(&identity(store));
-        aad.push(self.0[0]);
-        aad.extend_from_slice(&self.0[4..80]);
+        aad.extend_from_slice(&self.take::<1>(0));
+        aad.extend_from_slice(&self.take::<76>(4));
         aad
     }
 

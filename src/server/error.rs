@@ -114,7 +114,7 @@ pub enum Error {
     },
     /// A store exists, its key does not.
     #[error(
-        "{} holds a store, but its key {} is missing; a new key could not open it: put the old key back (at_rest.kek.file)",
+        "E_KEK_UNAVAILABLE: {} holds a store, but its key {} is missing; a new key could not open it: put the old key back (at_rest.kek.file)",
         data_dir.display(), key.display()
     )]
     KeyMissing {
@@ -125,7 +125,7 @@ pub enum Error {
     },
     /// No key, and making one was not allowed.
     #[error(
-        "no key for data at rest: {problem}; run `sealmq-init --secrets DIR` and set at_rest.kek.file = DIR/at_rest_kek, \
+        "E_KEK_UNAVAILABLE: no key for data at rest: {problem}; run `sealmq-init --secrets DIR` and set at_rest.kek.file = DIR/at_rest_kek, \
          or allow a new one with at_rest.kek.generate = true"
     )]
     NoKey {

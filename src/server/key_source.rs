@@ -1,7 +1,7 @@
 //! Fetches the key-encryption key from where the configuration says, or makes one where it may. The
 //! key's own checks (mode, length, owner) are the store's; nothing here prints it.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -56,10 +56,23 @@ fn make(path: &Path) -> Result<(), String> {
         line.push_str(&format!("{byte:02x}"));
     }
     line.push('\n');
-    // Never over an existing file: that could be the only copy of a key.
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path).map_err(text)?;
+    // Whole or not at all: half a key would be refused by every later start.
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(text(error)),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(&temporary)
+        .map_err(text)?;
     file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(text)?;
+    // Never over an existing file, as a rename would: that could be the only copy of a key.
+    let linked = std::fs::hard_link(&temporary, path);
+    std::fs::remove_file(&temporary).and(linked).map_err(text)?;
     match path.parent().map(std::fs::File::open) {
         Some(Ok(folder)) => folder.sync_all().map_err(text),
         Some(Err(error)) => Err(text(error)),
@@ -80,5 +93,15 @@ mod tests {
         let before = std::fs::read(&path).unwrap();
         assert!(matches!(load(&KekSource::Generate { path: path.clone() }), Err(KeyError::NotMade { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), before);
+        let files: Vec<_> = std::fs::read_dir(dir.path().join("secrets")).unwrap().collect();
+        assert_eq!(files.len(), 1, "the temporary file is gone");
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_key_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("at_rest_kek");
+        std::fs::write(dir.path().join("at_rest_kek.tmp"), "half a ke").unwrap();
+        assert!(load(&KekSource::Generate { path }).is_ok());
     }
 }

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::ServerConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::engine::{Engine, EngineError, Thresholds};
-use crate::net::{self, Listening, tls};
+use crate::net::tls::{self, TlsConfig};
+use crate::net::{self, Listening};
 use crate::session;
 use crate::session::port::Mechanism;
 use crate::store::{Mode, OpenOptions, Recovered, Store, StoreError};
@@ -143,14 +143,11 @@ fn start_engine(config: &Config, store: Arc<Store>, recovered: Recovered) -> Res
     Ok(engine)
 }
 
-async fn serve(
-    config: &Config,
-    engine: Arc<Engine>,
-    tls: Option<Arc<ServerConfig>>,
-) -> Result<Ended, RunError> {
+async fn serve(config: &Config, engine: Arc<Engine>, tls: Option<Arc<TlsConfig>>) -> Result<Ended, RunError> {
     let mut signals = Signals::new().map_err(RunError::System)?;
-    let listening = bind_all(config, tls)?;
+    // Before the ports: who sees a port open may ask sealmqctl about it.
     let control = ControlListener::bind(&config.control_socket)?;
+    let listening = bind_all(config, tls)?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let picture = Arc::new(Picture::new(config, engine.clone(), &listening));
     let control_stop = wait_for(stopped.clone());
@@ -161,6 +158,7 @@ async fn serve(
         tracing::info!(address = %listener.address, protocol, "listening");
         serving.spawn(net::serve(listener, engine.clone(), settings(config), stopped.clone()));
     }
+    let timekeeper = tokio::spawn(engine.clone().keep_time());
     tracing::info!("Server startup complete");
     let ended = tokio::select! {
         () = signals.next() => Ok(Ended::Drained),
@@ -178,6 +176,7 @@ async fn serve(
             return Ok(Ended::AtOnce);
         }
     }
+    timekeeper.abort();
     let _ = control.await;
     ended
 }
@@ -236,7 +235,7 @@ impl Signals {
     }
 }
 
-fn bind_all(config: &Config, tls: Option<Arc<ServerConfig>>) -> Result<Vec<Listening>, RunError> {
+fn bind_all(config: &Config, tls: Option<Arc<TlsConfig>>) -> Result<Vec<Listening>, RunError> {
     let mut bound = Vec::new();
     for listen in &config.listeners.ssl {
         bound.push(bind(listen, config, tls.clone())?);
@@ -247,7 +246,7 @@ fn bind_all(config: &Config, tls: Option<Arc<ServerConfig>>) -> Result<Vec<Liste
     Ok(bound)
 }
 
-fn bind(listen: &Listen, config: &Config, tls: Option<Arc<ServerConfig>>) -> Result<Listening, RunError> {
+fn bind(listen: &Listen, config: &Config, tls: Option<Arc<TlsConfig>>) -> Result<Listening, RunError> {
     let failed = |source| RunError::Listen { address: listen.to_string(), source };
     let addresses: Vec<SocketAddr> = listen.socket_addresses().map_err(failed)?;
     let mut last = std::io::Error::other("the name has no address");
@@ -260,7 +259,7 @@ fn bind(listen: &Listen, config: &Config, tls: Option<Arc<ServerConfig>>) -> Res
     Err(failed(last))
 }
 
-fn tls_config(tls: &Tls) -> Result<Arc<ServerConfig>, tls::TlsError> {
+fn tls_config(tls: &Tls) -> Result<Arc<TlsConfig>, tls::TlsError> {
     tls::server_config(&tls::TlsOptions {
         ca_file: tls.ca_file.clone(),
         certificate_file: tls.cert_file.clone(),

@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use crate::amqp::frame;
 use crate::amqp::method::Method;
-use crate::amqp::properties::{ContentHeader, PERSISTENT, Properties};
+use crate::amqp::properties::{ContentHeader, Properties};
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::credit::ChannelCredit;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::message::Message;
+use crate::limits::ASSEMBLED_BYTES_MAX;
 
 use super::confirm::Confirms;
 use super::connection::Session;
 use super::handshake::syntax_error;
 use super::port::{Broker, Publish};
+use super::transaction::Transaction;
 use super::unacked::UnackedList;
 
 /// What a channel waits for.
@@ -38,6 +40,8 @@ pub(super) struct Channel<D> {
     pub unacked: UnackedList<D>,
     /// present after confirm.select
     pub confirms: Option<Confirms>,
+    /// present after tx.select
+    pub transaction: Option<Transaction<D>>,
     pub credit: Arc<ChannelCredit>,
     /// basic.qos with global=false: for consumers that come later
     pub prefetch: u16,
@@ -47,7 +51,7 @@ pub(super) struct Channel<D> {
     pub consumers: HashMap<Vec<u8>, u32>,
 }
 
-/// The publish that is being put together; its buffers are used again.
+/// The publish that is being put together; its short buffers are used again.
 #[derive(Default)]
 struct Content {
     exchange: Vec<u8>,
@@ -55,13 +59,11 @@ struct Content {
     mandatory: bool,
     persistent: bool,
     priority: u8,
+    expiration_ms: Option<u64>,
     properties: Vec<u8>,
     /// body frames before the last one
     body: Vec<u8>,
 }
-
-/// A body buffer that grew beyond this is given back instead of kept for the next publish.
-const BODY_BUFFER_KEPT_BYTES: usize = 64 * 1024;
 
 impl<D> Default for Channel<D> {
     fn default() -> Self {
@@ -70,11 +72,21 @@ impl<D> Default for Channel<D> {
             content: Content::default(),
             unacked: UnackedList::default(),
             confirms: None,
+            transaction: None,
             credit: Arc::default(),
             prefetch: 0,
             last_queue: Vec::new(),
             consumers: HashMap::new(),
         }
+    }
+}
+
+impl<D> Channel<D> {
+    /// Forgets the body that is being put together, if there is one; how many bytes it held.
+    pub fn drop_content(&mut self) -> usize {
+        self.expect = Expect::Method;
+        // Kept for the next publish, thousands of channels would hold a buffer each.
+        std::mem::take(&mut self.content.body).len()
     }
 }
 
@@ -88,6 +100,14 @@ impl<B: Broker> Session<B> {
     }
 
     pub(super) fn handle_channel_method(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
+        // Acknowledgements are gathered like publishes; everything else comes after what was gathered,
+        // and that may close the channel or the connection.
+        if !matches!(method, Method::BasicPublish { .. } | Method::BasicAck { .. }) {
+            self.flush();
+            if !self.is_open() {
+                return Ok(());
+            }
+        }
         if let Method::ChannelOpen { .. } = method {
             return self.open_channel(number);
         }
@@ -97,9 +117,9 @@ impl<B: Broker> Session<B> {
             Expect::CloseOk => {
                 match method {
                     Method::ChannelCloseOk {} => self.forget_channel(number),
+                    // Both sides closed at once: ours is still to be answered.
                     Method::ChannelClose { .. } => {
                         frame::write_method(&mut self.out, number, &Method::ChannelCloseOk {});
-                        self.forget_channel(number);
                     }
                     _ => {}
                 }
@@ -115,16 +135,22 @@ impl<B: Broker> Session<B> {
             }
         }
         if let Method::BasicPublish { exchange, routing_key, mandatory, immediate, .. } = method {
-            return begin_publish(channel, exchange, routing_key, mandatory, immediate);
-        }
-        // Acknowledgements are gathered like publishes; everything else comes after what was gathered.
-        match method {
-            Method::BasicAck { delivery_tag, multiple } => return self.ack(number, delivery_tag, multiple),
-            _ => self.flush(),
-        }
-        // Handing over may have closed the channel.
-        if self.channel(number).map_or(true, |c| c.expect != Expect::Method) {
+            // A confirm tells that what the client did before is durable too, so what it acknowledged goes
+            // ahead. Without confirms nobody can tell, and larger batches are worth more.
+            if channel.confirms.is_some() && !self.settled.is_empty() {
+                self.flush();
+            }
+            let channel = self.channel(number)?;
+            // Handing over may have closed the channel.
+            if channel.expect != Expect::Method {
+                return Ok(());
+            }
+            begin_publish(channel, exchange, routing_key, mandatory, immediate)?;
+            self.block_if_alarmed();
             return Ok(());
+        }
+        if let Method::BasicAck { delivery_tag, multiple } = method {
+            return self.ack(number, delivery_tag, multiple);
         }
         self.handle_synchronous(number, method)
     }
@@ -137,7 +163,7 @@ impl<B: Broker> Session<B> {
             50 => self.handle_queue_class(number, method),
             60 => self.handle_basic_class(number, method),
             85 => self.handle_confirm_class(number, method),
-            90 => Err(Fault::new(ReplyCode::NotImplemented, format!("{} is not implemented", method.name()))),
+            90 => self.handle_tx_class(number, method),
             _ => Err(unexpected()),
         }
     }
@@ -145,7 +171,7 @@ impl<B: Broker> Session<B> {
     fn handle_channel_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
         match method {
             Method::ChannelClose { .. } => {
-                self.release_channel(number);
+                self.release_channels([number]);
                 frame::write_method(&mut self.out, number, &Method::ChannelCloseOk {});
                 self.forget_channel(number);
                 Ok(())
@@ -170,7 +196,12 @@ impl<B: Broker> Session<B> {
 
     fn handle_confirm_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
         let Method::ConfirmSelect { no_wait } = method else { return Err(unexpected()) };
-        self.channel(number)?.confirms.get_or_insert_default();
+        let channel = self.channel(number)?;
+        if channel.transaction.is_some() {
+            let text = "cannot switch from tx to confirm mode";
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        channel.confirms.get_or_insert_default();
         if !no_wait {
             frame::write_method(&mut self.out, number, &Method::ConfirmSelectOk {});
         }
@@ -201,8 +232,12 @@ impl<B: Broker> Session<B> {
         Ok(())
     }
 
+    /// Closes a channel from this side, unless that has been done.
     pub(super) fn close_channel(&mut self, number: u16, fault: &Fault, (class_id, method_id): (u16, u16)) {
-        self.release_channel(number);
+        if self.channel(number).map_or(true, |channel| channel.expect == Expect::CloseOk) {
+            return;
+        }
+        self.release_channels([number]);
         let text = fault.reply_text();
         let close = Method::ChannelClose {
             reply_code: fault.code().code(),
@@ -263,6 +298,12 @@ impl<B: Broker> Session<B> {
         }
         channel.content.body.extend_from_slice(payload);
         channel.expect = Expect::Body(left);
+        self.assembled_bytes += payload.len();
+        let max = ASSEMBLED_BYTES_MAX.max(self.settings.message_bytes_max as usize);
+        if self.assembled_bytes > max {
+            let text = format!("unfinished messages of all channels take more than {max} bytes");
+            return Err(Fault::new(ReplyCode::ResourceError, text));
+        }
         Ok(())
     }
 
@@ -274,6 +315,7 @@ impl<B: Broker> Session<B> {
             mandatory: content.mandatory,
             persistent: content.persistent,
             priority: content.priority,
+            expiration_ms: content.expiration_ms,
             message: Message::new(
                 &content.exchange,
                 &content.routing_key,
@@ -281,26 +323,18 @@ impl<B: Broker> Session<B> {
                 &[&content.body, last],
             ),
         };
-        content.body.clear();
-        if content.body.capacity() > BODY_BUFFER_KEPT_BYTES {
-            content.body = Vec::new();
+        let assembled = channel.drop_content();
+        let within_transaction = channel.transaction.is_some();
+        self.assembled_bytes -= assembled;
+        if !within_transaction {
+            self.enqueue(publish);
+            return Ok(());
         }
-        channel.expect = Expect::Method;
-        self.enqueue(publish);
-        Ok(())
-    }
-
-    /// Gives back what a channel holds of queues: its consumers, what waits for them, and what they
-    /// have not acknowledged.
-    pub(super) fn release_channel(&mut self, number: u16) {
-        let Ok(channel) = self.channel(number) else { return };
-        let unacked = channel.unacked.take_up_to(0).unwrap_or_default();
-        let consumers: Vec<u32> = channel.consumers.drain().map(|(_, key)| key).collect();
-        self.flush_settled();
-        for key in consumers {
-            self.cancel_source(key);
+        self.broker.check_exchange(publish.message.exchange())?;
+        match &mut self.channel(number)?.transaction {
+            Some(transaction) => transaction.publish(publish),
+            None => Ok(()),
         }
-        self.give_back(unacked);
     }
 }
 
@@ -362,13 +396,29 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
         );
         return Err(Fault::new(ReplyCode::PreconditionFailed, text));
     }
+    let expiration_ms = properties.expiration.map(expiration).transpose()?;
     let content = &mut channel.content;
-    content.persistent = properties.delivery_mode == Some(PERSISTENT);
+    content.expiration_ms = expiration_ms;
+    content.persistent = properties.is_persistent();
     content.priority = properties.priority.unwrap_or(0);
     content.properties.clear();
     content.properties.extend_from_slice(header.properties);
     channel.expect = Expect::Body(header.body_size);
     Ok(header.body_size == 0)
+}
+
+/// The property `expiration`: milliseconds as decimal text, at most ten years (RabbitMQ, ttl.md).
+fn expiration(text: &[u8]) -> Result<u64, Fault> {
+    const MS_MAX: i64 = 315_360_000_000;
+    let number = std::str::from_utf8(text).ok().and_then(|t| t.parse::<i64>().ok());
+    let why = match number {
+        Some(ms @ 0..=MS_MAX) => return Ok(ms.unsigned_abs()),
+        Some(ms) if ms < 0 => format!("{{value_negative,{ms}}}"),
+        Some(ms) => format!("{{value_too_large,{ms}}}"),
+        None => "no_integer".to_owned(),
+    };
+    let text = format!("invalid expiration '{}': {why}", lossy(text));
+    Err(Fault::new(ReplyCode::PreconditionFailed, text))
 }
 
 fn expected_method() -> Fault {

@@ -12,10 +12,10 @@ use crate::broker::fault::Fault;
 use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 
-use super::basic::PUBLISH_ID;
 use super::channel::Channel;
 use super::handshake::{Capabilities, Peer, Settings};
 use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
+use super::publish::PUBLISH_ID;
 
 /// Where a connection stands. Only `Running` has channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,8 @@ pub(super) enum Phase {
     Open,
     /// open
     Running,
-    /// we sent connection.close and wait for close-ok; everything else is discarded
+    /// a close was sent or answered; the other side's answer or the end of the socket comes next, and
+    /// everything else is discarded
     Closing,
     /// nothing more to say; the socket may go once the output is flushed
     Closed,
@@ -89,18 +90,17 @@ pub struct Session<B: Broker> {
     pub(super) settled_source: u32,
     /// channels with publishes that wait for their confirm
     pub(super) confirming: Vec<u16>,
+    /// bytes of bodies that were begun and not finished, of all channels
+    pub(super) assembled_bytes: usize,
+    /// consumers may go on that a channel's common limit has stopped
+    pub(super) resume_due: bool,
     held: Option<Held>,
-    alarm: Option<&'static str>,
-    blocked: bool,
+    pub(super) alarm: Option<&'static str>,
+    pub(super) blocked: bool,
     /// frames were lost sight of: whatever comes is thrown away until the peer has read our close
     is_deaf: bool,
     close_reason: Option<String>,
 }
-
-/// Publishes gathered before they are handed to the broker: past this one lock is held too long.
-const BATCH_MESSAGES_MAX: usize = 128;
-/// The same in bytes.
-const BATCH_BYTES_MAX: usize = 256 * 1024;
 
 impl<B: Broker> Session<B> {
     /// A session at its first byte.
@@ -130,6 +130,8 @@ impl<B: Broker> Session<B> {
             settled: Vec::new(),
             settled_source: 0,
             confirming: Vec::new(),
+            assembled_bytes: 0,
+            resume_due: false,
             held: None,
             alarm: None,
             blocked: false,
@@ -141,13 +143,14 @@ impl<B: Broker> Session<B> {
     // ---- in
 
     /// Reads as many whole frames as `bytes` holds; returns how many bytes were used up. Stops early
-    /// while [`Session::is_paused`].
-    pub fn handle_bytes(&mut self, bytes: &[u8]) -> usize {
+    /// while [`Session::is_paused`], and when the output holds `output_bytes_max`: a peer that asks
+    /// and does not read what it is answered must not fill the memory.
+    pub fn handle_bytes(&mut self, bytes: &[u8], output_bytes_max: usize) -> usize {
         if self.is_deaf {
             return bytes.len();
         }
         let mut at = 0;
-        while !self.is_paused() && at < bytes.len() {
+        while !self.is_paused() && at < bytes.len() && self.out.len() < output_bytes_max {
             let rest = bytes.get(at..).unwrap_or_default();
             if self.phase == Phase::Header {
                 let Some(used) = self.handle_header(rest) else { break };
@@ -254,6 +257,11 @@ impl<B: Broker> Session<B> {
         self.phase == Phase::Running
     }
 
+    /// The largest frame the peer may send now, in bytes.
+    pub fn frame_size_bytes_max(&self) -> u32 {
+        self.frame_size_bytes_max
+    }
+
     /// The negotiated heartbeat interval in seconds; 0 is none.
     pub fn heartbeat_seconds(&self) -> u16 {
         self.heartbeat_seconds
@@ -338,7 +346,9 @@ impl<B: Broker> Session<B> {
             Method::ConnectionClose { .. } => {
                 self.release_everything();
                 frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
-                self.phase = Phase::Closed;
+                // The client closes the socket. Until then its other threads may say goodbye as well
+                // (amqp091-go's do), and each is answered.
+                self.phase = Phase::Closing;
                 Ok(())
             }
             _ => Err(unexpected_in_state("running")),
@@ -353,7 +363,6 @@ impl<B: Broker> Session<B> {
             Ok(Method::ConnectionCloseOk {}) => self.phase = Phase::Closed,
             Ok(Method::ConnectionClose { .. }) => {
                 frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
-                self.phase = Phase::Closed;
             }
             Ok(_) | Err(_) => {}
         }
@@ -362,6 +371,8 @@ impl<B: Broker> Session<B> {
     // ---- faults and closing
 
     pub(super) fn handle_fault(&mut self, channel: u16, fault: &Fault, method: (u16, u16)) {
+        // What came before counts still; if it was a fault itself, that one is told and not this.
+        self.flush();
         match fault.scope() {
             Scope::Channel if channel != 0 => self.close_channel(channel, fault, method),
             Scope::Channel | Scope::Connection => self.close_connection(fault, method),
@@ -397,41 +408,26 @@ impl<B: Broker> Session<B> {
     /// is gone. What was published and acknowledged before stays so.
     pub fn release_everything(&mut self) {
         self.flush();
-        for number in 0..self.channels.len() as u32 {
-            self.release_channel(number as u16);
-        }
+        let open = self.channels.iter().enumerate().filter(|(_, channel)| channel.is_some());
+        let open: Vec<u16> = open.map(|(number, _)| number as u16).collect();
+        self.release_channels(open);
         self.channels.clear();
-        // Before close-ok is written: whoever reads it may count on the queues being gone.
-        self.broker.leave();
+        self.confirming.clear();
         self.held = None;
         self.blocked = false;
+        // RabbitMQ, too, takes exclusive queues away before its goodbye: who connects next may use
+        // their names.
+        self.broker.leave();
     }
 
     // ---- the broker
-
-    /// Queues a publish; the broker gets them in batches.
-    pub(super) fn enqueue(&mut self, publish: Publish) {
-        self.batch_bytes += publish.message.size_bytes();
-        self.batch.push(publish);
-        if let Some(reason) = self.alarm
-            && !self.blocked
-        {
-            self.blocked = true;
-            if self.capabilities.connection_blocked {
-                let blocked = Method::ConnectionBlocked { reason: reason.as_bytes() };
-                frame::write_method(&mut self.out, 0, &blocked);
-            }
-        }
-        if self.batch.len() >= BATCH_MESSAGES_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
-            self.flush_publishes();
-        }
-    }
 
     /// Hands everything that was gathered to the broker: publishes first, so that a reply is stored
     /// before the request that it answers is acknowledged.
     pub(super) fn flush(&mut self) {
         self.flush_publishes();
         self.flush_settled();
+        self.resume_if_due();
         if !self.confirming.is_empty() {
             let durable = self.broker.durable();
             self.confirm_due(durable);

@@ -16,7 +16,12 @@ mod confirm;
 mod connection;
 mod handshake;
 pub mod port;
+mod publish;
+mod settle;
+#[cfg(test)]
+mod tests;
 mod topology;
+mod transaction;
 mod unacked;
 
 pub use connection::Session;

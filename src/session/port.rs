@@ -2,6 +2,7 @@
 //! connection; tests implement it over plain data. Every call returns at once: what must become
 //! durable is named by a [`Barrier`] that the session waits for.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::amqp::field_table::Table;
@@ -64,6 +65,8 @@ pub struct Publish {
     pub persistent: bool,
     /// the property `priority`, 0 when absent
     pub priority: u8,
+    /// the property `expiration` in milliseconds
+    pub expiration_ms: Option<u64>,
     /// the message
     pub message: Message,
 }
@@ -171,10 +174,29 @@ pub enum Waiting<D> {
 /// What basic.get found: the queue, the entry, and how many are left ready.
 pub type Got<B> = Option<(<B as Broker>::Queue, Entry<<B as Broker>::Durable>, u32)>;
 
+/// One acknowledged delivery of a transaction.
+pub struct Settled<B: Broker> {
+    /// the queue it came from
+    pub queue: B::Queue,
+    /// `None` for basic.get
+    pub consumer: Option<ConsumerId>,
+    /// the entry
+    pub entry: Entry<B::Durable>,
+}
+
+/// How many of the entries that come back one consumer (or basic.get) had taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// `None` for basic.get
+    pub consumer: Option<ConsumerId>,
+    /// at least 1
+    pub count: usize,
+}
+
 /// The broker as one connection sees it.
 pub trait Broker {
     /// A handle to a queue.
-    type Queue: Clone + PartialEq;
+    type Queue: Clone + Eq + Hash;
     /// What an entry remembers of the store.
     type Durable;
 
@@ -182,8 +204,6 @@ pub trait Broker {
     fn vhost(&self) -> &str;
     /// connection.open: enters the virtual host, or says why not.
     fn open(&mut self, vhost: &[u8]) -> Result<(), Fault>;
-    /// The connection ends: its exclusive queues are gone when this returns.
-    fn leave(&mut self);
     /// How far the commit order is durable.
     fn durable(&self) -> Barrier;
     /// Whether the store has failed, so that no barrier will ever be reached.
@@ -191,6 +211,17 @@ pub trait Broker {
 
     /// Routes and enqueues in order; leaves `batch` empty and one outcome for each.
     fn publish(&mut self, batch: &mut Vec<Publish>, outcomes: &mut Vec<Outcome>);
+
+    /// Whether that exchange can be published to; within a transaction a publish is only checked.
+    fn check_exchange(&mut self, exchange: &[u8]) -> Result<(), Fault>;
+    /// tx.commit: all of it becomes durable together, at the barrier, or none of it.
+    fn commit(
+        &mut self,
+        publishes: Vec<Publish>,
+        acknowledged: Vec<Settled<Self>>,
+    ) -> Result<(Vec<Outcome>, Barrier), Fault>
+    where
+        Self: Sized;
 
     /// exchange.declare
     fn declare_exchange(&mut self, spec: &ExchangeSpec<'_>) -> Result<Barrier, Fault>;
@@ -210,28 +241,39 @@ pub trait Broker {
 
     /// basic.consume; entries may be in the outbox before this returns.
     fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(Self::Queue, ConsumerId), Fault>;
-    /// Removes a consumer; what it had in the outbox goes back to the queue untouched.
-    fn cancel(&mut self, queue: &Self::Queue, consumer: ConsumerId, key: u32);
+    /// Removes a consumer; what it had in the outbox is appended to `undelivered` and is still to be
+    /// requeued.
+    fn cancel(
+        &mut self,
+        queue: &Self::Queue,
+        consumer: ConsumerId,
+        key: u32,
+        undelivered: &mut Vec<Entry<Self::Durable>>,
+    );
     /// basic.get
     fn get(&mut self, queue: &[u8]) -> Result<Got<Self>, Fault>
     where
         Self: Sized;
-    /// Acknowledged or rejected for good: all of one consumer (or of basic.get); leaves `entries` empty.
+    /// Acknowledged: all of one consumer (or of basic.get); leaves `entries` empty.
     fn settle(
         &mut self,
         queue: &Self::Queue,
         consumer: Option<ConsumerId>,
         entries: &mut Vec<Entry<Self::Durable>>,
     );
-    /// Back to the queue, to its old place.
-    fn requeue(
+    /// Rejected for good: dead letters, where the queue says so.
+    fn reject(
         &mut self,
         queue: &Self::Queue,
         consumer: Option<ConsumerId>,
         entries: Vec<Entry<Self::Durable>>,
     );
+    /// Back to the queue, to their old places; the counts of `shares` make up the entries.
+    fn requeue(&mut self, queue: &Self::Queue, shares: &[Share], entries: Vec<Entry<Self::Durable>>);
     /// The consumer may have room again.
     fn resume(&mut self, queue: &Self::Queue, consumer: ConsumerId);
     /// A fresh name with that prefix, unguessable: base64url of 16 random bytes, as RabbitMQ's.
     fn unique_name(&mut self, prefix: &str) -> Result<Vec<u8>, Fault>;
+    /// The conversation is over: the connection's exclusive queues go. May be called again.
+    fn leave(&mut self);
 }

@@ -19,11 +19,16 @@ pub(super) struct UnackedList<D> {
     list: VecDeque<Option<Unacked<D>>>,
     tags: VecDeque<u64>,
     last_tag: u64,
+    /// places in `list` that are empty
+    holes: usize,
 }
+
+/// Holes behind an old delivery before they are packed.
+const HOLES_MIN: usize = 1024;
 
 impl<D> Default for UnackedList<D> {
     fn default() -> Self {
-        UnackedList { list: VecDeque::new(), tags: VecDeque::new(), last_tag: 0 }
+        UnackedList { list: VecDeque::new(), tags: VecDeque::new(), last_tag: 0, holes: 0 }
     }
 }
 
@@ -43,9 +48,10 @@ impl<D> UnackedList<D> {
     /// Takes out the delivery of that tag.
     pub fn take(&mut self, tag: u64) -> Option<Unacked<D>> {
         let at = self.position(tag)?;
-        let unacked = self.list.get_mut(at)?.take();
+        let unacked = self.list.get_mut(at)?.take()?;
+        self.holes += 1;
         self.trim();
-        unacked
+        Some(unacked)
     }
 
     /// Takes out every delivery up to `tag`, oldest first; 0 means all. `None` when `tag` is not one
@@ -59,9 +65,22 @@ impl<D> UnackedList<D> {
             at + 1
         };
         self.tags.drain(..end);
-        let taken = self.list.drain(..end).flatten().collect();
+        let taken: Vec<_> = self.list.drain(..end).flatten().collect();
+        self.holes -= end - taken.len();
         self.trim();
         Some(taken)
+    }
+
+    /// Takes deliveries back that were taken out, oldest first.
+    pub fn put_back(&mut self, returned: Vec<Unacked<D>>) {
+        if returned.is_empty() {
+            return;
+        }
+        let mut all: Vec<_> = self.list.drain(..).flatten().chain(returned).collect();
+        all.sort_unstable_by_key(|unacked| unacked.tag);
+        self.holes = 0;
+        self.tags = all.iter().map(|unacked| unacked.tag).collect();
+        self.list = all.into_iter().map(Some).collect();
     }
 
     fn position(&self, tag: u64) -> Option<usize> {
@@ -71,11 +90,18 @@ impl<D> UnackedList<D> {
         self.tags.binary_search(&tag).ok()
     }
 
-    /// Drops the holes at the front, so that the list is no longer than its oldest delivery demands.
+    /// Drops the holes at the front, and those behind when one delivery that is never acknowledged would
+    /// make them pile up: the list is not much longer than what waits.
     fn trim(&mut self) {
         while let Some(None) = self.list.front() {
             self.list.pop_front();
             self.tags.pop_front();
+            self.holes -= 1;
+        }
+        if self.holes > HOLES_MIN + self.list.len() / 2 {
+            self.list.retain(Option::is_some);
+            self.tags = self.list.iter().flatten().map(|u| u.tag).collect();
+            self.holes = 0;
         }
     }
 }
@@ -91,7 +117,7 @@ mod tests {
         for _ in 0..n {
             let tag = list.next_tag();
             let message = Message::new(b"", b"", &[], &[]);
-            let entry = Entry { seq: Seq(tag), redelivered: false, delivery_count: 0, message, durable: () };
+            let entry = Entry::new(Seq(tag), message, ());
             list.push(Unacked { tag, source: 0, entry });
         }
         list
@@ -111,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_rollback_puts_back_can_be_acknowledged_again() {
+        let mut list = list_of(4);
+        let taken = [3, 1].map(|tag| list.take(tag).unwrap());
+        list.put_back(taken.into());
+        assert_eq!(list.take(3).map(|u| u.tag), Some(3));
+        assert_eq!(tags(list.take_up_to(0)), Some(vec![1, 2, 4]));
+    }
+
+    #[test]
     fn multiple_takes_everything_up_to_its_tag() {
         let mut list = list_of(5);
         list.take(1);
@@ -126,5 +161,20 @@ mod tests {
         list.take(2);
         assert_eq!(tags(list.take_up_to(2)), None);
         assert_eq!(tags(list.take_up_to(3)), Some(vec![1, 3]));
+    }
+
+    #[test]
+    fn one_stuck_delivery_does_not_make_the_list_grow_for_ever() {
+        let mut list = list_of(1);
+        for _ in 0..10_000 {
+            let tag = list.next_tag();
+            let message = Message::new(b"", b"", &[], &[]);
+            let entry = Entry::new(Seq(tag), message, ());
+            list.push(Unacked { tag, source: 0, entry });
+            assert_eq!(list.take(tag).map(|u| u.tag), Some(tag));
+        }
+        assert!(list.list.len() <= 2 * HOLES_MIN + 2 && list.tags.len() == list.list.len());
+        assert_eq!(tags(list.take_up_to(1)), Some(vec![1]));
+        assert!(list.list.is_empty() && list.holes == 0);
     }
 }

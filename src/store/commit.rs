@@ -81,8 +81,8 @@ impl Op {
         size_of::<Slot>() + payload
     }
 
-    /// Bytes that it may add to a batch.
-    fn batch_bytes(&self) -> usize {
+    /// Message and row bytes that it may add to a batch.
+    pub(super) fn batch_bytes(&self) -> usize {
         match self {
             Op::Put(put) => put.message.size_bytes(),
             Op::PutRow { text, .. } => text.len(),
@@ -298,15 +298,16 @@ impl Inbox {
     }
 
     fn take_batch(&mut self, ops: &mut Vec<Op>) {
-        let (mut bytes, mut passed) = (0, 0);
+        let (mut bytes, mut passed, mut messages) = (0, 0, 0);
         while let Some(Slot { op, ends }) = self.slots.pop_front() {
             passed += 1;
             bytes += op.batch_bytes();
+            messages += usize::from(matches!(op, Op::Put(_)));
             if !matches!(op, Op::Nothing) {
                 ops.push(op);
             }
             let full =
-                ops.len() >= COMMIT_MESSAGES_MAX || bytes >= COMMIT_BYTES_MAX || passed >= COMMIT_SLOTS_MAX;
+                messages >= COMMIT_MESSAGES_MAX || bytes >= COMMIT_BYTES_MAX || passed >= COMMIT_SLOTS_MAX;
             if ends && full {
                 break;
             }

@@ -5,7 +5,6 @@
 //! on the disk after all.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::body::{Settled, SharedBody};
 use super::commit::{Core, DeliveryMarks, Op, Put};
 use super::error::CommitFailure;
+use super::files::FolderLock;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
 use super::ledger::Ledger;
@@ -21,8 +21,11 @@ use super::record::{BodyRef, CommitRow, Content, EntryRecord, Manifest, RowRecor
 use super::rocks::{Batch, Rocks};
 use super::sealing::Sealing;
 use crate::broker::id::{BodyId, QueueId, Seq};
-use crate::limits::{COMMIT_BYTES_MAX, DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
+use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
 use crate::seal::record::Sealer;
+
+/// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
+const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// Entries and bodies of a queue that is gone, cleared away a step per batch.
 #[derive(Default)]
@@ -51,13 +54,15 @@ pub(super) struct Committer {
     /// `None` in a plain store.
     pub(super) keyring: Option<KeyringFile>,
     pub(super) purges: VecDeque<Purge>,
+    /// Marks that came with the batch.
+    pub(super) delivered: DeliveryMarks,
     pub(super) commit_seq: u64,
     pub(super) key_since: Instant,
     pub(super) key_records: u64,
     /// Reused by every record.
     pub(super) value: Vec<u8>,
     /// Frees the directory when the thread ends.
-    pub(super) _lock: File,
+    pub(super) _lock: FolderLock,
 }
 
 /// What a batch cost and will give back.
@@ -84,12 +89,8 @@ impl Committer {
     pub(super) fn run(mut self) {
         let _guard = Guard(Arc::clone(&self.core));
         let (mut ops, mut woken): (Vec<Op>, Vec<Waker>) = (Vec::new(), Vec::new());
-        let mut delivered = DeliveryMarks::default();
         loop {
-            let taken = self.core.take(&mut ops, &mut delivered, !self.purges.is_empty());
-            for (queue, seq) in delivered.drain() {
-                self.ledger.delivered_up_to(queue, seq);
-            }
+            let taken = self.core.take(&mut ops, &mut self.delivered, !self.purges.is_empty());
             let clean = taken.ended && self.purges.is_empty();
             if let Err(failure) = self.commit(&mut ops, clean) {
                 self.core.fail(failure);
@@ -108,12 +109,18 @@ impl Committer {
         let started = Instant::now();
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
-        let mut batch = rocks.batch(2 * COMMIT_BYTES_MAX).map_err(refused)?;
+        let payload: usize = ops.iter().map(Op::batch_bytes).sum();
+        let capacity = payload + payload / 8 + ops.len() * RECORD_OVERHEAD_BYTES + 4096;
+        let mut batch = rocks.batch(capacity).map_err(refused)?;
         let (mut tally, mut force) = (Tally::default(), clean);
         for op in ops.iter() {
             force |= matches!(op, Op::Touch);
             tally.charge += op.charge();
             self.apply(op, &mut batch, &mut tally)?;
+        }
+        // After the entries that made their queues known, or took them away.
+        for (queue, seq) in self.delivered.drain() {
+            self.ledger.delivered_up_to(queue, seq);
         }
         self.purge_step(&mut batch, &mut tally)?;
         if clean {
@@ -142,9 +149,10 @@ impl Committer {
             Op::Delete { queue, seq, shared } => {
                 if self.ledger.delete(*queue, *seq) {
                     batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
-                    if let Some(body) = shared {
-                        settle(body, batch, tally);
-                    }
+                    shared.iter().for_each(|body| settle(body, batch, tally));
+                } else if !self.ledger.knows(*queue) {
+                    // The queue was dropped, and the entry's key with it; a consumer held its body until now.
+                    shared.iter().for_each(|body| settle(body, batch, tally));
                 }
                 Ok(())
             }
@@ -274,7 +282,7 @@ impl Committer {
         let is_due = self.key_records >= DATA_KEY_RECORDS_MAX || self.key_since.elapsed() >= hours;
         if let Some(file) = self.keyring.as_mut().filter(|_| is_due) {
             let key = file.next_data_key(now_ms(), |_| true).map_err(refused)?;
-            *data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
+            **data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
             self.core.data_key.store(Some(key));
             (self.key_since, self.key_records) = (Instant::now(), 0);
         }

@@ -62,9 +62,19 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     File::open(dir).and_then(|folder| folder.sync_all()).map_err(|e| StoreError::io("sync", dir, e))
 }
 
-/// Holds `dir/name` exclusively until the file is dropped; `None` when another process (or another store
+/// A lock on a folder, given back when it is dropped.
+pub(super) struct FolderLock(File);
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a process that was forked meanwhile. If this fails, so be it.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Holds `dir/name` exclusively until the lock is dropped; `None` when another process (or another store
 /// of this one) has it.
-pub(super) fn lock(dir: &Path, name: &str) -> Result<Option<File>, StoreError> {
+pub(super) fn lock(dir: &Path, name: &str) -> Result<Option<FolderLock>, StoreError> {
     let path = dir.join(name);
     let failed = |e| StoreError::io("lock", &path, e);
     let file = OpenOptions::new()
@@ -75,7 +85,7 @@ pub(super) fn lock(dir: &Path, name: &str) -> Result<Option<File>, StoreError> {
         .open(&path)
         .map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Some(FolderLock(file))),
         Err(fs::TryLockError::WouldBlock) => Ok(None),
         Err(fs::TryLockError::Error(e)) => Err(failed(e)),
     }

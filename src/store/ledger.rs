@@ -106,10 +106,17 @@ impl Ledger {
         true
     }
 
-    /// Remembers how far a queue was delivered; written when something else touches the queue.
+    /// Remembers how far a queue was delivered; written when something else touches the queue. One that is
+    /// not known has nothing stored, or is gone: it is not remembered, or each would leave a place behind.
     pub(super) fn delivered_up_to(&mut self, queue: QueueId, seq: Seq) {
-        let ledger = self.queues.entry(queue).or_default();
-        ledger.delivered_up_to = ledger.delivered_up_to.max(seq.0);
+        if let Some(ledger) = self.queues.get_mut(&queue) {
+            ledger.delivered_up_to = ledger.delivered_up_to.max(seq.0);
+        }
+    }
+
+    /// Whether anything of the queue is or was stored, and it was not dropped.
+    pub(super) fn knows(&self, queue: QueueId) -> bool {
+        self.queues.contains_key(&queue)
     }
 
     /// Forgets a queue.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::commit::{Core, Op};
+use super::commit::{Core, DeliveryMarks, Op};
 use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
 use super::error::StoreError;
@@ -34,6 +34,16 @@ struct Identity {
 }
 
 pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
+    let (dir, mode) = (options.dir.clone(), options.mode);
+    let (committer, recovered, store) = prepare(options)?;
+    let core = Arc::clone(&committer.core);
+    start(&dir, &core, committer)?;
+    warn_of_quarantine(&recovered);
+    Ok((Arc::new(Store { core, dir, mode, store }), recovered))
+}
+
+/// Everything but the first commit and the thread; gives the store's uuid as well.
+pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
     let OpenOptions { dir, mode, kek } = options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -67,26 +77,25 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
     };
     let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key));
     let committer = Committer {
-        core: Arc::clone(&core),
+        core,
         rocks,
         sealing,
         ledger: restored.ledger,
         keyring,
         purges: restored.purges.into(),
+        delivered: DeliveryMarks::default(),
         commit_seq: restored.commit.commit_seq,
         key_since: Instant::now(),
         key_records: 0,
         value: Vec::new(),
         _lock: lock,
     };
-    start(&dir, &core, committer)?;
-    warn_of_quarantine(&restored.recovered);
-    Ok((Arc::new(Store { core, dir, mode, store }), restored.recovered))
+    Ok((committer, restored.recovered, store))
 }
 
 fn sealing(dir: &Path, file: &KeyringFile, data: &Arc<Key>) -> Result<Sealing, StoreError> {
     let (root, store) = (&file.ring().root, file.ring().store);
-    let sealer = |key| Sealer::new(key, store).map_err(|e| StoreError::system(dir, e));
+    let sealer = |key| Sealer::new(key, store).map(Box::new).map_err(|e| StoreError::system(dir, e));
     Ok(Sealing::Sealed { meta: sealer(Arc::new(Key::meta(root)))?, data: sealer(Arc::clone(data))? })
 }
 

@@ -17,11 +17,12 @@ use super::record::{
     BodyRef, CommitRow, EntryMeta, Manifest, read_body, read_commit, read_entry, read_manifest, read_row,
 };
 use super::rocks::Rocks;
-use super::sealing::{Opening, Unreadable};
+use super::sealing::{Facts, Opening, Unreadable};
 use crate::broker::id::{BodyId, QueueId, RowId, Seq};
 use crate::broker::message::Message;
 use crate::seal::envelope::{FLAG_LAST, Kind, Malformed, parse};
 use crate::seal::record::NotOpened;
+use crate::seal::xaes::Tag;
 
 /// All that a store held when it was opened.
 #[derive(Debug)]
@@ -110,6 +111,38 @@ struct Body {
     content: Result<Message, Unreadable>,
     reference: BodyRef,
     entries: u32,
+}
+
+/// A body while its pieces come in.
+struct Pieces {
+    id: BodyId,
+    text: Vec<u8>,
+    /// The piece that should come now.
+    next: u32,
+    tag: Tag,
+    is_whole: bool,
+    /// The first thing that was wrong; it stays.
+    fault: Option<Unreadable>,
+}
+
+impl Pieces {
+    fn new(id: BodyId) -> Pieces {
+        Pieces { id, text: Vec::new(), next: 0, tag: Tag::default(), is_whole: false, fault: None }
+    }
+
+    fn add(&mut self, chunk: u32, opened: Result<Facts, Unreadable>, text: &[u8]) {
+        let in_order = chunk == self.next && !self.is_whole;
+        self.next = chunk.saturating_add(1);
+        match opened {
+            Ok(facts) if in_order => {
+                self.text.extend_from_slice(text);
+                self.tag = facts.tag;
+                self.is_whole = facts.flags & FLAG_LAST != 0;
+            }
+            Ok(_) => self.fault = self.fault.or(Some(Unreadable::BodyCut)),
+            Err(e) => self.fault = self.fault.or(Some(e)),
+        }
+    }
 }
 
 struct FoundEntry {
@@ -244,46 +277,37 @@ impl Scan<'_> {
     }
 
     fn bodies(&mut self, rocks: &Rocks) -> Result<(), StoreError> {
-        let mut current: Option<(BodyId, Vec<u8>, Body)> = None;
+        let mut current: Option<Pieces> = None;
         rocks.scan(Family::Bodies, |key, value| {
             let Some((id, chunk)) = parse_body(key) else {
                 return Err(self.refuse("the column family of bodies", Unreadable::ForeignKey));
             };
-            if current.as_ref().is_none_or(|(current, ..)| *current != id) {
-                self.finish_body(current.take());
+            if let Some(done) = current.take_if(|pieces| pieces.id != id) {
+                self.finish_body(done);
             }
-            let (_, whole, body) = current.get_or_insert_with(|| {
-                let reference = BodyRef { id, bytes: 0, chunks: 0, tag: [0; 16] };
-                // Becomes a message when its last piece has been seen.
-                (id, Vec::new(), Body { content: Err(Unreadable::BodyCut), reference, entries: 0 })
-            });
+            let pieces = current.get_or_insert_with(|| Pieces::new(id));
             let kinds = &[Kind::Body, Kind::BodyChunk];
             let opened = self.opening.open(kinds, Family::Bodies, key, value, &mut self.text);
             self.note_key(value, opened.err())?;
-            let in_order = chunk == body.reference.chunks;
-            body.reference.chunks = chunk.saturating_add(1);
-            match opened {
-                Ok(facts) if in_order => {
-                    whole.extend_from_slice(&self.text);
-                    body.reference.tag = facts.tag;
-                    if facts.flags & FLAG_LAST != 0 || self.opening.is_plain() {
-                        body.content = read_body(whole).map_err(Unreadable::Content);
-                    }
-                }
-                Ok(_) => body.content = Err(Unreadable::BodyCut),
-                Err(e) => body.content = Err(e),
-            }
+            pieces.add(chunk, opened, &self.text);
             Ok(())
         })?;
-        self.finish_body(current);
+        if let Some(done) = current {
+            self.finish_body(done);
+        }
         Ok(())
     }
 
-    fn finish_body(&mut self, body: Option<(BodyId, Vec<u8>, Body)>) {
-        if let Some((id, _, mut body)) = body {
-            body.reference.bytes = body.content.as_ref().map_or(0, |message| message.size_bytes() as u32);
-            self.bodies.insert(id, body);
-        }
+    fn finish_body(&mut self, pieces: Pieces) {
+        let whole = pieces.is_whole || self.opening.is_plain();
+        let content = match pieces.fault {
+            Some(fault) => Err(fault),
+            None if whole => read_body(&pieces.text).map_err(Unreadable::Content),
+            None => Err(Unreadable::BodyCut),
+        };
+        let bytes = content.as_ref().map_or(0, |message| message.size_bytes() as u32);
+        let reference = BodyRef { id: pieces.id, bytes, chunks: pieces.next, tag: pieces.tag };
+        self.bodies.insert(pieces.id, Body { content, reference, entries: 0 });
     }
 
     fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -326,8 +350,8 @@ impl Scan<'_> {
     /// Counts an entry for the body that it names, if that is there, sound and the one that was meant.
     fn claim(&mut self, wanted: BodyRef) -> Result<BodyId, Unreadable> {
         let body = self.bodies.get_mut(&wanted.id).ok_or(Unreadable::BodyMissing)?;
-        if let Err(e) = body.content {
-            return Err(e);
+        if let Err(fault) = &body.content {
+            return Err(*fault);
         }
         if body.reference != wanted {
             return Err(Unreadable::BodySwapped);

@@ -12,7 +12,7 @@ pub(super) enum Sealing {
     /// The null sealer of a plain-insecure store.
     Plain,
     /// K_meta for the default column family, the current data key for the others.
-    Sealed { meta: Sealer, data: Sealer },
+    Sealed { meta: Box<Sealer>, data: Box<Sealer> },
 }
 
 impl Sealing {

@@ -77,6 +77,12 @@ basic.recover-ok       60 111
 basic.nack             60 120 delivery_tag:Q multiple:b requeue:b
 confirm.select         85 10 nowait:b
 confirm.select-ok      85 11
+tx.select              90 10
+tx.select-ok           90 11
+tx.commit              90 20
+tx.commit-ok           90 21
+tx.rollback            90 30
+tx.rollback-ok         90 31
 """
 
 BY_NAME, BY_ID = {}, {}

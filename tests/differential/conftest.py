@@ -6,7 +6,6 @@
 The expectations are the same for every broker. Where a case has two, its docstring says why.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,22 +16,16 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "lab"))
 
 import amqp  # noqa: E402
+from native import Native  # noqa: E402
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("differential")
     group.addoption("--broker", help="amqp:// or amqps:// URL of a running broker; default: a SealMQ of our own")
     group.addoption("--ca", help="file with the CA certificates of an amqps:// broker")
-
-
-def lab():
-    """The lab's harness, which knows how to run a broker of our own."""
-    spec = importlib.util.spec_from_file_location("lab_conftest", HERE.parent / "lab" / "conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +36,7 @@ def broker(request, tmp_path_factory):
         return
     if not os.environ.get("SEALMQ_BIN"):
         pytest.exit("give --broker URL, or SEALMQ_BIN (a folder with sealmq and sealmq-init)", 2)
-    native = lab().Native(tmp_path_factory.mktemp("broker"))
+    native = Native(tmp_path_factory.mktemp("broker"))
     settings = native.environment
     url = f"amqps://{settings['RABBITMQ_USER']}:{settings['RABBITMQ_PASS']}@localhost:{settings['RABBITMQ_PORT']}"
     yield amqp.Broker(url, native.certs / "certs" / "ca_certificate.pem", certificate_of(native))

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import free_port
+from native import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 # A first build is part of the command.

@@ -1,0 +1,262 @@
+//! What is done to one queue under its lock, and what follows from it: expiry, delivery, dropping what
+//! does not fit, dead-lettering. The store's inbox is told before an entry becomes visible; wake-ups and
+//! dead letters come after the unlock, so that two queues are never locked at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::amqp::properties::Properties;
+use crate::broker::arguments::Overflow;
+use crate::broker::dead_letter::{Demise, dead_letter, is_circle};
+use crate::broker::queue::{ConsumerId, Dead, Death, Entry};
+use crate::limits::INLINE_BODY_BYTES_MAX;
+use crate::session::port::Share;
+use crate::store::{EntryMeta, Position};
+
+use super::engine_core::{Engine, now_ms};
+use super::outbox::ConsumerSink;
+use super::queue_cell::{Contents, Incoming, QueueRef, Stored, wake};
+
+/// Where one message goes.
+pub(super) type Targets = SmallVec<[QueueRef; 4]>;
+
+/// What an operation under a queue's lock leaves to be done after the unlock.
+#[derive(Default)]
+pub(super) struct Effects {
+    /// to be dead-lettered, or dropped where nobody takes them
+    pub dead: Dead<Stored>,
+    /// consumers that got something, to be woken
+    pub touched: Vec<ConsumerSink>,
+}
+
+impl Engine {
+    /// One operation under the queue's lock, then whatever it makes due.
+    pub(super) fn with_queue<T>(
+        &self,
+        queue: &QueueRef,
+        operation: impl FnOnce(&mut Contents, &mut Effects) -> T,
+    ) -> T {
+        let (done, dead) = self.operate(queue, now_ms(), operation);
+        self.bury(queue, dead);
+        done
+    }
+
+    /// As [`Engine::with_queue`], but leaves the dead to the caller.
+    fn operate<T>(
+        &self,
+        queue: &QueueRef,
+        now_ms: u64,
+        operation: impl FnOnce(&mut Contents, &mut Effects) -> T,
+    ) -> (T, Dead<Stored>) {
+        let mut effects = Effects::default();
+        let mut contents = queue.lock();
+        let done = operation(&mut contents, &mut effects);
+        contents.expire(now_ms, &mut effects.dead);
+        contents.assign(&mut effects.touched);
+        contents.trim(&mut effects.dead);
+        let next_expiry_ms = contents.next_expiry_ms();
+        drop(contents);
+        wake(&effects.touched);
+        if let Some(at_ms) = next_expiry_ms {
+            self.timers.arm(queue, at_ms);
+        }
+        (done, effects.dead)
+    }
+
+    /// Adds messages to each target, in order. Raises each one's barrier to the last of its records.
+    pub(super) fn enqueue(&self, targets: &Targets, incoming: &mut [Incoming]) {
+        let mut pending = VecDeque::new();
+        self.enqueue_into(targets, incoming, now_ms(), &mut pending);
+        self.bury_all(pending);
+    }
+
+    fn enqueue_into(
+        &self,
+        targets: &Targets,
+        incoming: &mut [Incoming],
+        now_ms: u64,
+        pending: &mut VecDeque<(QueueRef, Dead<Stored>)>,
+    ) {
+        for item in incoming.iter_mut() {
+            self.share_body(targets, item);
+        }
+        for queue in targets {
+            let add = |contents: &mut Contents, effects: &mut Effects| {
+                self.add(queue, contents, effects, incoming, now_ms);
+            };
+            let ((), dead) = self.operate(queue, now_ms, add);
+            if !dead.is_empty() {
+                pending.push_back((queue.clone(), dead));
+            }
+        }
+    }
+
+    /// A body that is large, or goes to several queues, is stored once, apart from its entries.
+    pub(super) fn share_body(&self, targets: &Targets, item: &mut Incoming) {
+        let stored = targets.iter().filter(|queue| queue.keeps(item)).count() as u32;
+        if stored > 1 || (stored == 1 && item.message.size_bytes() > INLINE_BODY_BYTES_MAX) {
+            item.shared = Some(self.store.shared_body(&item.message, stored));
+        }
+    }
+
+    /// Under the queue's lock: gives each message a place, tells the store, makes it visible.
+    fn add(
+        &self,
+        queue: &QueueRef,
+        contents: &mut Contents,
+        effects: &mut Effects,
+        incoming: &mut [Incoming],
+        now_ms: u64,
+    ) {
+        let stores = incoming.iter().any(|item| queue.keeps(item));
+        let mut appender = stores.then(|| self.store.appender());
+        for item in incoming {
+            if contents.is_refusing() {
+                // Consumers that wait make room: delivery comes before the limit, as in RabbitMQ.
+                contents.assign(&mut effects.touched);
+            }
+            if contents.is_deleted() || contents.is_refusing() {
+                // What was promised to a body that is stored apart will not come.
+                if let (Some(appender), Some(shared), true) = (&mut appender, &item.shared, queue.keeps(item))
+                {
+                    appender.release(shared);
+                }
+                item.refused |= !contents.is_deleted();
+                if !contents.is_deleted() && contents.rules().overflow == Overflow::RejectPublishDlx {
+                    effects.dead.push((
+                        Entry::new(contents.next_seq(), item.message.clone(), Stored::No),
+                        Death::MaxLen,
+                    ));
+                }
+                continue;
+            }
+            let seq = contents.next_seq();
+            let expires_ms = contents.rules().expires_ms(now_ms, item.ttl_ms);
+            let durable = match &mut appender {
+                Some(appender) if queue.keeps(item) => {
+                    let meta = EntryMeta {
+                        enqueued_ms: now_ms,
+                        expires_ms,
+                        priority: item.priority,
+                        delivery_count: 0,
+                    };
+                    let put_at = appender.put(queue.id, seq, &item.message, item.shared.as_ref(), meta);
+                    item.barrier = item.barrier.max(put_at);
+                    Stored::Yes { put_at, shared: item.shared.clone() }
+                }
+                Some(_) | None => Stored::No,
+            };
+            let entry = Entry::new(seq, item.message.clone(), durable);
+            contents.push(Entry { priority: item.priority, expires_ms, ..entry });
+        }
+    }
+
+    /// Entries are acknowledged: gone for good.
+    pub(super) fn settle(
+        &self,
+        queue: &QueueRef,
+        consumer: Option<ConsumerId>,
+        entries: &mut Vec<Entry<Stored>>,
+    ) {
+        queue.delete_stored(&*entries, &self.store);
+        self.with_queue(queue, |contents, _| contents.settle(consumer, entries.len()));
+        entries.clear();
+    }
+
+    /// Entries are rejected for good: dead letters, where the queue says so.
+    pub(super) fn reject(&self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
+        self.with_queue(queue, |contents, effects| {
+            contents.settle(consumer, entries.len());
+            effects.dead.extend(entries.into_iter().map(|entry| (entry, Death::Rejected)));
+        });
+    }
+
+    /// Entries come back to their old places, or nowhere if the queue is gone.
+    pub(super) fn requeue(&self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
+        let orphans = self.with_queue(queue, |contents, effects| {
+            shares.iter().for_each(|share| contents.settle(share.consumer, share.count));
+            if contents.is_deleted() {
+                return entries;
+            }
+            contents.requeue(entries, &mut effects.dead);
+            Vec::new()
+        });
+        queue.delete_stored(&orphans, &self.store);
+    }
+
+    /// Dead-letters what a queue has given up, and all that follows from that.
+    pub(super) fn bury(&self, queue: &QueueRef, dead: Dead<Stored>) {
+        if !dead.is_empty() {
+            self.bury_all(VecDeque::from([(queue.clone(), dead)]));
+        }
+    }
+
+    /// A list of what is left to do instead of recursion: clients choose how long a chain of dead
+    /// letter exchanges is.
+    fn bury_all(&self, mut pending: VecDeque<(QueueRef, Dead<Stored>)>) {
+        while let Some((queue, dead)) = pending.pop_front() {
+            if let Some(exchange) = queue.arguments.dead_letter_exchange.clone() {
+                for (entry, death) in &dead {
+                    self.dead_letter(&queue, &exchange, entry, *death, &mut pending);
+                }
+            }
+            // Only now: a crash in between leaves a message twice, never not at all.
+            queue.delete_stored(dead.iter().map(|(entry, _)| entry), &self.store);
+        }
+    }
+
+    fn dead_letter(
+        &self,
+        queue: &QueueRef,
+        exchange: &[u8],
+        entry: &Entry<Stored>,
+        death: Death,
+        pending: &mut VecDeque<(QueueRef, Dead<Stored>)>,
+    ) {
+        let topology = self.topology.load();
+        // An exchange that is not there (any more) takes nothing: the message is dropped, as in RabbitMQ.
+        let Some(source) = topology.exchange(exchange) else { return };
+        let now_ms = now_ms();
+        let demise = Demise {
+            queue: &queue.name,
+            death,
+            at_seconds: now_ms / 1000,
+            exchange,
+            routing_key: queue.arguments.dead_letter_routing_key.as_deref(),
+        };
+        let message = dead_letter(&entry.message, &demise);
+        let properties = Properties::decode(message.properties()).unwrap_or_default();
+        let mut targets = Targets::new();
+        topology.route(source, message.routing_key(), properties.headers, &mut targets);
+        targets.retain(|target| {
+            let circle = is_circle(&message, &target.name);
+            if circle {
+                tracing::warn!(queue = target.id.0, "a dead letter that went in a circle is dropped");
+            }
+            !circle
+        });
+        let incoming = Incoming {
+            persistent: matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent(),
+            priority: entry.priority,
+            ttl_ms: None,
+            shared: None,
+            barrier: Position(0),
+            refused: false,
+            message,
+        };
+        self.enqueue_into(&targets, &mut [incoming], now_ms, pending);
+    }
+
+    /// The clock has come to this queue: heads expire, and the queue itself if nobody uses it.
+    pub(super) fn run_due(self: &Arc<Self>, queue: &QueueRef) {
+        self.with_queue(queue, |_, _| ());
+        if let Some(at_ms) = queue.expires_at_ms() {
+            match at_ms <= now_ms() {
+                true => self.delete_unused(queue),
+                false => self.timers.arm(queue, at_ms),
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The session as a state machine, over a broker of plain data: what a client writes, what it reads back,
+//! and what the broker was asked meanwhile.
+
+mod desk;
+mod handshake;
+mod publishing;
+mod receiving;
+mod scopes;

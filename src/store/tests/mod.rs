@@ -1,0 +1,128 @@
+//! Tests of the store as a whole, through its public door and a real RocksDB; what they share stands here.
+
+mod behaviour;
+mod bench;
+mod crash;
+mod failures;
+mod leaks;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::broker::id::{QueueId, Seq};
+
+pub(super) const QUEUE: QueueId = QueueId(1);
+
+pub(super) fn kek() -> Kek {
+    Kek::take(&mut std::array::from_fn(|i| i as u8))
+}
+
+pub(super) fn try_open(
+    dir: &Path,
+    mode: Mode,
+    kek: Option<Kek>,
+) -> Result<(Arc<Store>, Recovered), StoreError> {
+    Store::open(OpenOptions { dir: dir.to_path_buf(), mode, kek })
+}
+
+pub(super) fn open(dir: &Path) -> (Arc<Store>, Recovered) {
+    try_open(dir, Mode::Sealed, Some(kek())).unwrap()
+}
+
+pub(super) fn reopen(store: Arc<Store>) -> (Arc<Store>, Recovered) {
+    let (dir, mode) = (store.data_dir().to_path_buf(), store.mode());
+    store.close().unwrap();
+    drop(store);
+    try_open(&dir, mode, Some(kek())).unwrap()
+}
+
+pub(super) fn message(text: &str) -> Message {
+    Message::new(b"amq.topic", b"a.routing.key", &[0, 0], &[text.as_bytes()])
+}
+
+pub(super) fn meta(number: u64) -> EntryMeta {
+    EntryMeta { enqueued_ms: number, expires_ms: 2 * number, priority: number as u8, delivery_count: 3 }
+}
+
+/// Puts small messages named by their numbers, in one appender.
+pub(super) fn put_range(store: &Store, queue: QueueId, seqs: std::ops::RangeInclusive<u64>) -> Position {
+    let mut appender = store.appender();
+    for seq in seqs {
+        appender.put(queue, Seq(seq), &message(&format!("message {seq}")), None, meta(seq));
+    }
+    appender.tail()
+}
+
+/// Waits until `place` is on the disk, woken by the store itself.
+pub(super) fn wait(store: &Store, place: Position) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while store.durable() < place {
+        assert_eq!(store.failure(), None);
+        assert!(Instant::now() < limit, "not durable within a minute");
+        store.appender().wake(Waker::from(Arc::new(Unpark(std::thread::current()))));
+        if store.durable() < place {
+            std::thread::park_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+pub(super) fn seqs(recovered: &Recovered, queue: QueueId) -> Vec<u64> {
+    let found = recovered.queues.iter().filter(|q| q.id == queue);
+    found.flat_map(|q| q.entries.iter().map(|entry| entry.seq.0)).collect()
+}
+
+/// A copy of the directory as a crash at this moment would leave it.
+pub(super) fn crash_image(dir: &Path) -> tempfile::TempDir {
+    loop {
+        let (image, before) = (tempfile::tempdir().unwrap(), sizes(dir));
+        let copied = copy(dir, image.path());
+        // RocksDB replaces files in the background; a copy across such a change is no moment's state.
+        if copied.is_ok() && before.is_some() && before == sizes(dir) {
+            return image;
+        }
+    }
+}
+
+fn sizes(dir: &Path) -> Option<std::collections::BTreeMap<std::path::PathBuf, u64>> {
+    let mut sizes = std::collections::BTreeMap::new();
+    for entry in fs::read_dir(dir).ok()? {
+        let entry = entry.ok()?;
+        if entry.file_type().ok()?.is_dir() {
+            sizes.extend(self::sizes(&entry.path())?);
+        } else {
+            sizes.insert(entry.path(), entry.metadata().ok()?.len());
+        }
+    }
+    Some(sizes)
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// All bytes of all files below a folder.
+pub(super) fn all_bytes(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(all_bytes(&path))
+        } else {
+            files.push((path.clone(), fs::read(&path).unwrap()))
+        }
+    }
+    files
+}
