@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::connection::{Connection, End};
@@ -187,5 +187,36 @@ fn heartbeats_are_heard_behind_a_full_output_and_their_end_as_well() {
         assert!(matches!(end, End::MissedHeartbeats(1)), "{end:?}");
         assert_eq!(engine.totals().consumers, 0);
         drop(client);
+    });
+}
+
+/// A stream that ends right behind close-ok looks like a lost connection to some clients.
+#[test]
+fn after_close_ok_the_client_hangs_up_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(dir.path(), 0);
+    run(async {
+        let (connection, mut client) = connect(&engine, 0).await;
+        let mut running = tokio::spawn(connection.run());
+        let mut bytes = Vec::new();
+        let close = Method::ConnectionClose { reply_code: 200, reply_text: b"", class_id: 0, method_id: 0 };
+        frame::write_method(&mut bytes, 0, &close);
+        client.write_all(&bytes).await.unwrap();
+        let mut close_ok = Vec::new();
+        frame::write_method(&mut close_ok, 0, &Method::ConnectionCloseOk {});
+        let mut read = Vec::new();
+        while !read.ends_with(&close_ok) {
+            assert!(client.read_buf(&mut read).await.unwrap() > 0, "the stream ended before close-ok");
+        }
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            n = client.read(&mut byte) => panic!("the stream ended first: {n:?}"),
+            _ = &mut running => panic!("it did not wait"),
+            () = tokio::time::sleep(Duration::from_millis(300)) => {}
+        }
+        drop(client);
+        let (end, session) = running.await.unwrap();
+        assert!(matches!(end, End::PeerGone) && session.is_closing(), "{end:?}");
     });
 }
