@@ -483,7 +483,9 @@ class Connection:
         given = {"capabilities": capabilities} if properties is None else properties
         self.send(0, "connection.start-ok", client_properties=given, mechanism=mechanism, response=response, locale="en_US")
 
-    def tune(self, channel_max=None, frame_max=None, heartbeat=0):
+    def tune(self, channel_max=None, frame_max=None, heartbeat=30):
+        """With heartbeats unless a case says otherwise: RabbitMQ sometimes misses that a TLS client is gone, and
+        would keep its exclusive queues for ever."""
         offered = self.expect(0, "connection.tune")
         channel_max = offered.channel_max if channel_max is None else channel_max
         frame_max = offered.frame_max if frame_max is None else frame_max
