@@ -20,10 +20,10 @@
 //! # The road of a message
 //!
 //! ```text
-//! socket -> net::connection -> amqp::frame -> session::channel     bytes become one Publish
+//! socket -> net::connection -> amqp::frame -> session::channel    bytes become one Publish
 //!   -> engine::publish      route on a snapshot (no lock) -> queues
-//!   -> engine::cell         short lock: the queue gives it a place; the store's inbox is told first,
-//!                           then consumers' outboxes (pointer moves only)
+//!   -> engine::operations   short lock: the queue gives it a place; the store's inbox is told first,
+//!                           then consumers' outboxes (pointer moves only); dead letters after the unlock
 //!        |                                  |
 //!   store::commit (one thread)         consumer's task: session::delivery -> amqp -> socket
 //!   gather, seal, one write, one sync       ... its acks -> engine::settle -> inbox (delete, or the
