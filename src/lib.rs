@@ -25,9 +25,9 @@
 //!   -> engine::operations   short lock: the queue gives it a place; the store's inbox is told first,
 //!                           then consumers' outboxes (pointer moves only); dead letters after the unlock
 //!        |                                  |
-//!   store::commit (one thread)         consumer's task: session::delivery -> amqp -> socket
-//!   gather, seal, one write, one sync       ... its acks -> engine::settle -> inbox (delete, or the
-//!   watermark -> publisher confirms              put is struck out if it was not yet written)
+//!   store::commit (one thread)         consumer's task: session::basic -> amqp -> socket
+//!   gather, seal, one write, one sync       ... its acks -> engine::operations -> inbox (delete,
+//!   watermark -> publisher confirms                or strike the put out if it was not written)
 //! ```
 //!
 //! # Invariants
