@@ -125,10 +125,8 @@ impl Engine {
                 }
                 item.refused |= !contents.is_deleted();
                 if !contents.is_deleted() && contents.rules().overflow == Overflow::RejectPublishDlx {
-                    effects.dead.push((
-                        Entry::new(contents.next_seq(), item.message.clone(), Stored::No),
-                        Death::MaxLen,
-                    ));
+                    let entry = Entry::new(contents.next_seq(), item.message.clone(), Stored::No);
+                    effects.dead.push((Entry { priority: item.priority, ..entry }, Death::MaxLen));
                 }
                 continue;
             }
@@ -165,12 +163,30 @@ impl Engine {
         entries.clear();
     }
 
-    /// Entries are rejected for good: dead letters, where the queue says so.
+    /// Entries are rejected for good: dead letters, where the queue says so. A queue that is gone says
+    /// nothing any more: what was in it went with it.
     pub(super) fn reject(&self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
-        self.with_queue(queue, |contents, effects| {
+        let orphans = self.with_queue(queue, |contents, effects| {
             contents.settle(consumer, entries.len());
+            if contents.is_deleted() {
+                return entries;
+            }
             effects.dead.extend(entries.into_iter().map(|entry| (entry, Death::Rejected)));
+            Vec::new()
         });
+        queue.delete_stored(&orphans, &self.store);
+    }
+
+    /// An entry whose place was given out earlier becomes visible, unless the queue has gone since.
+    pub(super) fn take_place(&self, queue: &QueueRef, entry: Entry<Stored>) {
+        let orphan = self.with_queue(queue, |contents, _| {
+            if contents.is_deleted() {
+                return Some(entry);
+            }
+            contents.push_in_place(entry);
+            None
+        });
+        queue.delete_stored(&orphan, &self.store);
     }
 
     /// Entries come back to their old places, or nowhere if the queue is gone.

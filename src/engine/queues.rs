@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::amqp::field_table::Table;
 use crate::amqp::reply_code::ReplyCode;
-use crate::broker::arguments::{QueueArguments, QueueShape, queue_type};
+use crate::broker::arguments::{QueueArguments, QueueShape};
 use crate::broker::equivalence::{QueueProperties, check_queue};
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::id::{QueueId, RowId};
@@ -25,11 +24,9 @@ use super::rows::QueueRow;
 impl QueueCell {
     /// Its type, from the arguments it was declared with.
     pub(super) fn kind(&self) -> QueueType {
-        queue_type(Table::from_raw(&self.properties.arguments)).unwrap_or_default()
+        self.arguments.queue_type
     }
-}
 
-impl QueueCell {
     /// When it is to go because nobody uses it (`x-expires`); `None` while it has consumers.
     pub(super) fn expires_at_ms(&self) -> Option<u64> {
         let after_ms = self.arguments.expires_ms?;

@@ -624,3 +624,25 @@ fn consume_with_changes(seat: &mut Seat, settled: &std::sync::Mutex<Vec<String>>
         seat.next_key = key;
     }
 }
+
+#[test]
+fn a_rejection_after_the_queues_end_is_no_dead_letter() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    a.declare("dead", DURABLE);
+    let arguments = TableWriter::new()
+        .entry("x-dead-letter-exchange", Value::LongStr(b""))
+        .entry("x-dead-letter-routing-key", Value::LongStr(b"dead"));
+    a.declare("q", QueueSpec { arguments: arguments.as_table(), ..DURABLE });
+    for body in ["1", "2"] {
+        a.put("q", body, true);
+    }
+    let mut take = || a.client.get(b"q").unwrap().unwrap();
+    let ((queue, first, _), (_, second, _)) = (take(), take());
+    a.client.reject(&queue, None, vec![first]);
+    assert_eq!(house.queue("dead").unwrap().counts().ready, 1, "while it is there");
+    a.client.delete_queue(b"q", false, false).unwrap();
+    a.client.reject(&queue, None, vec![second]);
+    assert_eq!(house.queue("dead").unwrap().counts().ready, 1);
+}

@@ -36,7 +36,9 @@ impl Client {
             let targets = self.routes.targets.clone();
             let mut item = super::publish::incoming(publish);
             outcomes.push(match routed {
-                Err(fault) => Outcome::Fault(fault),
+                // The session has checked the exchange; one that went since then leads nowhere.
+                Err(_) if mandatory => Outcome::Unroutable,
+                Err(_) => Outcome::Routed(Barrier(0)),
                 Ok(_) if targets.is_empty() && mandatory => Outcome::Unroutable,
                 Ok(_) => {
                     self.engine.share_body(&targets, &mut item);
@@ -48,7 +50,7 @@ impl Client {
         }
         let position = self.append(&incoming, &mut places, &acknowledged);
         for Place { queue, entry, .. } in places {
-            self.engine.with_queue(&queue, |contents, _| contents.push_in_place(entry));
+            self.engine.take_place(&queue, entry);
         }
         for Settled { queue, consumer, .. } in &acknowledged {
             self.engine.with_queue(queue, |contents, _| contents.settle(*consumer, 1));

@@ -366,7 +366,7 @@ mod tests {
         }
     }
 
-    // The labs' file (issue 2, section 1), its paths moved.
+    // The labs' file, its paths moved.
     const LAB: &str = "
 loopback_users.guest = false
 log.console = true

@@ -96,7 +96,7 @@ pub struct RawConfig {
 
 impl RawConfig {
     /// Reads the files that the search order names: `flags` (`--config`), else `$SEALMQ_CONFIG_FILE`, else
-    /// `$RABBITMQ_CONFIG_FILE` and `$RABBITMQ_CONFIG_FILES`, else `etc`/sealmq, else `etc`/rabbitmq (issue 2, section 1).
+    /// `$RABBITMQ_CONFIG_FILE` and `$RABBITMQ_CONFIG_FILES`, else `etc`/sealmq, else `etc`/rabbitmq.
     /// Every name may be a folder, which stands for its `*.conf` in order. No file at all is an empty configuration.
     pub fn read(flags: &[PathBuf], environment: &Environment, etc: &Path) -> Result<RawConfig> {
         let mut raw = RawConfig::default();

@@ -28,6 +28,8 @@ use super::values::Listen;
 
 /// How long connections may take to say goodbye before the store is closed without them.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// RabbitMQ's default for `consumer_timeout`, in milliseconds.
+const CONSUMER_TIMEOUT_DEFAULT_MS: u64 = 1_800_000;
 /// Between two looks at memory, disk and the store's health.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -94,6 +96,7 @@ pub enum Ended {
 /// [`RunError`]; the store is left as it was or committed.
 pub fn run(config: &Config) -> Result<Ended, RunError> {
     logging::tell(&config.notices);
+    warn_of_unheeded(config);
     let (store, recovered) = open_store(config)?;
     let engine = start_engine(config, store.clone(), recovered)?;
     let tls = config.tls.as_ref().map(tls_config).transpose()?;
@@ -110,6 +113,25 @@ pub fn run(config: &Config) -> Result<Ended, RunError> {
     }
     tracing::info!("the store is closed");
     ended
+}
+
+/// Settings that are read and checked, but not acted on yet: an operator who relies on one must not find
+/// out by an accident.
+fn warn_of_unheeded(config: &Config) {
+    let restricts = |user: &users::User| {
+        let p = &user.permissions;
+        [&p.configure, &p.write, &p.read].iter().any(|pattern| pattern.as_str() != ".*")
+    };
+    for user in config.users.iter().filter(|user| restricts(user)) {
+        tracing::warn!(user = user.name, "permissions are NOT in effect yet: this user may do everything");
+    }
+    if config.connection.consumer_timeout_ms != CONSUMER_TIMEOUT_DEFAULT_MS {
+        tracing::warn!("consumer_timeout is NOT in effect yet: no delivery times out");
+    }
+    let socket = &config.socket;
+    if socket.keepalive || socket.send_buffer_bytes.is_some() || socket.receive_buffer_bytes.is_some() {
+        tracing::warn!("tcp_listen_options.keepalive, sndbuf and recbuf are NOT in effect yet");
+    }
 }
 
 fn open_store(config: &Config) -> Result<(Arc<Store>, Recovered), RunError> {

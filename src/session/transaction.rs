@@ -86,6 +86,16 @@ impl<B: Broker> Session<B> {
     }
 
     fn commit(&mut self, number: u16) -> Result<(), Fault> {
+        // Whatever can be refused is refused while the transaction is whole: the channel closes then, and
+        // gives back what it holds.
+        let messages: Vec<_> = match &self.channel(number)?.transaction {
+            Some(transaction) => transaction.publishes.iter().map(|p| p.message.clone()).collect(),
+            None => Vec::new(),
+        };
+        messages.iter().try_for_each(|message| self.broker.check_exchange(message.exchange()))?;
+        if self.broker.has_failed() {
+            return Err(Fault::store_failed());
+        }
         let channel = self.channel(number)?;
         let gathered = channel.transaction.replace(Transaction::default()).unwrap_or_default();
         let mut acknowledged: Vec<Settled<B>> = Vec::new();
