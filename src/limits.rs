@@ -41,6 +41,10 @@ pub const OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 /// Undelivered messages in one connection's outbox before queues stop assigning to it.
 pub const OUTBOX_MESSAGES_MAX: usize = 1024;
 
+/// Replies (direct reply-to) in one connection's outbox in bytes, bookkeeping included. They have no queue to wait
+/// in, so what comes beyond this is dropped; a thousand requests that were sent at once should be answered.
+pub const REPLIES_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Encoded bytes waiting for one socket before no further delivery is taken from the outbox.
 pub const OUTPUT_BYTES_HIGH: usize = 256 * 1024;
 

@@ -11,6 +11,14 @@ pub type Name = Arc<[u8]>;
 /// Names that begin with this belong to the broker; only the broker declares them (AMQP 0-9-1 section 3.1.3.1).
 pub const RESERVED_PREFIX: &[u8] = b"amq.";
 
+/// Not a queue: consuming from it makes a channel take replies (RabbitMQ, direct-reply-to.md).
+pub const REPLY_TO: &[u8] = b"amq.rabbitmq.reply-to";
+
+/// What follows the prefix in an address for replies; `None` for every other name.
+pub fn reply_token(name: &[u8]) -> Option<&[u8]> {
+    name.strip_prefix(REPLY_TO)?.strip_prefix(b".")
+}
+
 /// Whether a client is refused (403) when it declares something new of this name.
 pub fn is_reserved(name: &[u8]) -> bool {
     name.starts_with(RESERVED_PREFIX)
@@ -77,6 +85,12 @@ mod tests {
     fn reserves_the_broker_s_prefix_only_at_the_front() {
         assert!(is_reserved(b"amq.gen-x") && is_reserved(b"amq."));
         assert!(!is_reserved(b"amq") && !is_reserved(b"my.amq.x") && !is_reserved(b""));
+    }
+
+    #[test]
+    fn an_address_for_replies_is_the_name_a_dot_and_a_token() {
+        assert_eq!(reply_token(b"amq.rabbitmq.reply-to.x"), Some(&b"x"[..]));
+        assert!(reply_token(REPLY_TO).is_none() && reply_token(b"amq.rabbitmq.reply-tox").is_none());
     }
 
     #[test]

@@ -9,11 +9,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::arguments::ConsumerArguments;
 use crate::broker::fault::{Fault, lossy};
-use crate::broker::name::Resource;
+use crate::broker::name::{REPLY_TO, Resource};
 use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
-    Settled, Share,
+    ReplyTo, Settled, Share,
 };
 use crate::store::Position;
 
@@ -130,6 +130,9 @@ impl Broker for Client {
     }
 
     fn declare_queue(&mut self, spec: &QueueSpec<'_>) -> Result<Declared, Fault> {
+        if let Some(answer) = self.declare_replies(spec.name) {
+            return answer;
+        }
         let (queue, position) = self.declare(spec)?;
         let counts = queue.counts();
         Ok(Declared {
@@ -201,6 +204,16 @@ impl Broker for Client {
         if was_there {
             self.delete_if_abandoned(queue);
         }
+    }
+
+    fn open_replies(&mut self, to: ReplyTo) -> Result<Vec<u8>, Fault> {
+        let address = self.unique_name(&format!("{}.", lossy(REPLY_TO)))?;
+        self.open_address(&address, to);
+        Ok(address)
+    }
+
+    fn close_replies(&mut self, address: &[u8]) {
+        self.close_address(address);
     }
 
     fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {

@@ -18,6 +18,7 @@ use super::client::Client;
 use super::outbox::Outbox;
 use super::queue_cell::QueueRef;
 use super::recover;
+use super::replies::Replies;
 use super::timers::Timers;
 
 /// What keeps the engine from starting.
@@ -61,6 +62,7 @@ pub struct Engine {
     next_connection: AtomicU64,
     alarm: AlarmState,
     pub(super) timers: Timers,
+    pub(super) replies: Replies,
     stopping: AtomicBool,
 }
 
@@ -82,6 +84,7 @@ impl Engine {
             next_connection: AtomicU64::new(1),
             alarm: AlarmState::default(),
             timers: Timers::default(),
+            replies: Replies::default(),
             stopping: AtomicBool::new(false),
         });
         // Times to live went on while the broker was down.

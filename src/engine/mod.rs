@@ -20,6 +20,7 @@ mod publish;
 mod queue_cell;
 mod queues;
 mod recover;
+mod replies;
 mod rows;
 #[cfg(test)]
 mod tests;

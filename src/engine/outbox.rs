@@ -10,9 +10,10 @@ use std::task::{Wake, Waker};
 use atomic_waker::AtomicWaker;
 
 use crate::broker::credit::ChannelCredit;
+use crate::broker::message::Message;
 use crate::broker::queue::{Entry, Sink};
-use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX};
-use crate::session::port::Waiting;
+use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX, REPLIES_BYTES_MAX};
+use crate::session::port::{ReplyTo, Waiting};
 
 use super::queue_cell::Stored;
 
@@ -31,14 +32,18 @@ pub struct Outbox {
 struct Inner {
     waiting: VecDeque<Waiting<Stored>>,
     bytes: usize,
+    /// of replies, which no queue keeps
+    reply_bytes: usize,
 }
 
 impl Inner {
     /// Takes out all that is for consumers of those keys, which are in ascending order.
     fn take_out(&mut self, keys: &[u32], mut entry_of: impl FnMut(u32, Entry<Stored>)) {
         for item in std::mem::take(&mut self.waiting) {
-            let (Waiting::Delivery(key, _) | Waiting::Cancelled(key)) = &item;
-            let is_wanted = keys.binary_search(key).is_ok();
+            let is_wanted = match &item {
+                Waiting::Delivery(key, _) | Waiting::Cancelled(key) => keys.binary_search(key).is_ok(),
+                Waiting::Reply(..) => false,
+            };
             match item {
                 Waiting::Delivery(key, entry) if is_wanted => {
                     self.bytes = self.bytes.saturating_sub(entry.message.size_bytes());
@@ -67,9 +72,23 @@ impl Outbox {
         if self.filled.swap(false, Ordering::AcqRel) {
             let mut inner = self.lock();
             std::mem::swap(&mut inner.waiting, into);
-            inner.bytes = 0;
+            (inner.bytes, inner.reply_bytes) = (0, 0);
         }
         self.starved.swap(false, Ordering::AcqRel)
+    }
+
+    /// Takes a reply and wakes the task; false when too many wait that the client does not read.
+    pub(super) fn reply(&self, to: ReplyTo, message: Message) -> bool {
+        let mut inner = self.lock();
+        if inner.reply_bytes >= REPLIES_BYTES_MAX {
+            return false;
+        }
+        inner.reply_bytes += message.size_bytes() + size_of::<Waiting<Stored>>();
+        inner.waiting.push_back(Waiting::Reply(to, message));
+        drop(inner);
+        self.filled.store(true, Ordering::Release);
+        self.waker.wake();
+        true
     }
 
     /// Takes out what waits for one consumer, and appends its entries to `removed`.

@@ -60,10 +60,7 @@ impl Client {
                     closed.push(publish.channel);
                     outcomes.push(Outcome::Fault(fault));
                 }
-                Ok(_) if self.routes.targets.is_empty() => outcomes.push(match publish.mandatory {
-                    true => Outcome::Unroutable,
-                    false => Outcome::Routed(Barrier(0)),
-                }),
+                Ok(_) if self.routes.targets.is_empty() => outcomes.push(self.unrouted(&publish)),
                 Ok(_) => {
                     if run.incoming.is_empty() {
                         run.targets.clone_from(&self.routes.targets);
@@ -77,6 +74,16 @@ impl Client {
         self.finish(&mut run, outcomes, &mut highest);
         // One wake-up for the whole batch: the confirms become due together or in order.
         self.barrier(highest);
+    }
+
+    /// What becomes of a message that no queue takes: it may be a reply, straight to who asked.
+    pub(super) fn unrouted(&self, publish: &Publish) -> Outcome {
+        let (message, replies) = (&publish.message, &self.engine.replies);
+        let is_taken = message.exchange().is_empty() && replies.deliver(message.routing_key(), message);
+        match publish.mandatory && !is_taken {
+            true => Outcome::Unroutable,
+            false => Outcome::Routed(Barrier(0)),
+        }
     }
 
     /// Enqueues a run in each of its queues, one lock after another, and fills in the barriers.

@@ -21,6 +21,8 @@ use crate::session::port::{
 };
 use crate::store::{Mode, OpenOptions, Store};
 
+mod replies;
+
 /// A broker without a network.
 struct House {
     engine: Arc<Engine>,
@@ -492,7 +494,7 @@ fn a_full_outbox_leaves_the_rest_in_the_queue_until_it_is_resumed() {
     let expected: Vec<String> = (0..count).map(|n| n.to_string()).collect();
     let bodies = got.iter().map(|w| match w {
         Waiting::Delivery(_, entry) => String::from_utf8_lossy(entry.message.body()).into_owned(),
-        Waiting::Cancelled(_) => String::new(),
+        Waiting::Cancelled(_) | Waiting::Reply(..) => String::new(),
     });
     assert_eq!(bodies.collect::<Vec<_>>(), expected);
 }

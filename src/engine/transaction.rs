@@ -34,18 +34,18 @@ impl Client {
             let vhost = self.engine.vhost.clone();
             let routed = self.routes.find(&topology, &publish.message, &vhost);
             let targets = self.routes.targets.clone();
+            let unrouted = (routed.is_ok() && targets.is_empty()).then(|| self.unrouted(&publish));
             let mut item = super::publish::incoming(publish);
-            outcomes.push(match routed {
+            outcomes.push(unrouted.unwrap_or_else(|| match routed {
                 // The session has checked the exchange; one that went since then leads nowhere.
                 Err(_) if mandatory => Outcome::Unroutable,
                 Err(_) => Outcome::Routed(Barrier(0)),
-                Ok(_) if targets.is_empty() && mandatory => Outcome::Unroutable,
                 Ok(_) => {
                     self.engine.share_body(&targets, &mut item);
                     self.reserve(&targets, &item, incoming.len(), &mut places);
                     Outcome::Routed(Barrier(0))
                 }
-            });
+            }));
             incoming.push(item);
         }
         let position = self.append(&incoming, &mut places, &acknowledged);

@@ -8,6 +8,7 @@ use crate::amqp::frame::{self, Delivery};
 use crate::amqp::method::Method;
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::fault::{Fault, lossy};
+use crate::broker::name::REPLY_TO;
 use crate::broker::queue::Entry;
 
 use super::channel::unexpected;
@@ -28,6 +29,7 @@ impl<B: Broker> Session<B> {
             }
             Method::BasicCancel { consumer_tag, no_wait } => {
                 // An unknown tag is answered all the same, as RabbitMQ does.
+                self.cancel_replies(number, consumer_tag);
                 if let Some(key) = self.channel(number)?.consumers.remove(consumer_tag) {
                     self.cancel_consumer(key);
                 }
@@ -79,11 +81,17 @@ impl<B: Broker> Session<B> {
         arguments.validate().map_err(syntax_error)?;
         let queue = self.queue_name(number, queue)?;
         let tag = if tag.is_empty() { self.broker.unique_name("amq.ctag-")? } else { tag.to_vec() };
+        let takes_replies = queue == REPLY_TO;
         let channel = self.channel(number)?;
-        if channel.consumers.contains_key(&tag) {
+        let of_replies = channel.replies.as_ref().is_some_and(|replies| replies.tag == tag);
+        if channel.consumers.contains_key(&tag) || (of_replies && !takes_replies) {
             let text = format!("attempt to reuse consumer tag '{}'", lossy(&tag));
             return Err(Fault::new(ReplyCode::NotAllowed, text));
         }
+        if takes_replies {
+            return self.consume_replies(number, tag, flags);
+        }
+        let channel = self.channel(number)?;
         let (prefetch, credit) = (channel.prefetch, channel.credit.clone());
         let slot = self.sources.vacant_entry();
         let key = slot.key() as u32;
@@ -168,6 +176,7 @@ impl<B: Broker> Session<B> {
             match self.waiting.pop_front() {
                 Some(Waiting::Delivery(key, entry)) => self.deliver(key, entry),
                 Some(Waiting::Cancelled(key)) => self.cancelled_by_broker(key),
+                Some(Waiting::Reply(to, message)) => self.deliver_reply(to, &message),
                 None => break,
             }
         }
@@ -232,8 +241,8 @@ impl<B: Broker> Session<B> {
 
 /// The flags of basic.consume.
 #[derive(Clone, Copy)]
-struct ConsumeFlags {
-    no_ack: bool,
+pub(super) struct ConsumeFlags {
+    pub no_ack: bool,
     exclusive: bool,
-    no_wait: bool,
+    pub no_wait: bool,
 }

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use crate::amqp::frame;
 use crate::amqp::method::Method;
 use crate::amqp::properties::{ContentHeader, Properties};
-use crate::amqp::reply_code::ReplyCode;
+use crate::amqp::reply_code::{ReplyCode, Scope};
 use crate::broker::credit::ChannelCredit;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::message::Message;
+use crate::broker::name::REPLY_TO;
 use crate::limits::ASSEMBLED_BYTES_MAX;
 
 use super::confirm::Confirms;
 use super::connection::Session;
 use super::handshake::syntax_error;
 use super::port::{Broker, Publish};
+use super::replies::ReplyConsumer;
 use super::transaction::Transaction;
 use super::unacked::UnackedList;
 
@@ -49,6 +51,8 @@ pub(super) struct Channel<D> {
     pub last_queue: Vec<u8>,
     /// consumer tags, to the keys of the session's sources
     pub consumers: HashMap<Vec<u8>, u32>,
+    /// takes replies (direct reply-to)
+    pub replies: Option<Box<ReplyConsumer>>,
 }
 
 /// The publish that is being put together; its short buffers are used again.
@@ -77,6 +81,7 @@ impl<D> Default for Channel<D> {
             prefetch: 0,
             last_queue: Vec::new(),
             consumers: HashMap::new(),
+            replies: None,
         }
     }
 }
@@ -270,6 +275,13 @@ impl<B: Broker> Session<B> {
         let user = std::mem::take(&mut self.user);
         let result = self.channel_in_content(number).and_then(|ch| begin_body(ch, payload, max, &user));
         self.user = user;
+        if let Err(fault) = &result
+            && fault.scope() == Scope::Channel
+        {
+            // RabbitMQ looks at the exchange before the properties, and of two faults the first is told.
+            let exchange = std::mem::take(&mut self.channel(number)?.content.exchange);
+            self.broker.check_exchange(&exchange)?;
+        }
         // A body of no bytes has no body frame.
         if result? { self.finish_publish(number, &[]) } else { Ok(()) }
     }
@@ -386,6 +398,14 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
     let properties = Properties::decode(header.properties).map_err(syntax_error)?;
     // A table that nobody can read would stop every consumer that it is delivered to.
     properties.headers.unwrap_or_default().validate().map_err(syntax_error)?;
+    let reply_to = match (properties.reply_to, &channel.replies) {
+        (Some(REPLY_TO), Some(consumer)) => Some(consumer.address.as_slice()),
+        (Some(REPLY_TO), None) => {
+            let text = "fast reply consumer does not exist";
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        (_, _) => None,
+    };
     if let Some(claimed) = properties.user_id
         && claimed != user
     {
@@ -402,7 +422,10 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
     content.persistent = properties.is_persistent();
     content.priority = properties.priority.unwrap_or(0);
     content.properties.clear();
-    content.properties.extend_from_slice(header.properties);
+    match reply_to {
+        None => content.properties.extend_from_slice(header.properties),
+        reply_to => Properties { reply_to, ..properties }.encode(&mut content.properties),
+    }
     channel.expect = Expect::Body(header.body_size);
     Ok(header.body_size == 0)
 }

@@ -94,6 +94,8 @@ pub struct Session<B: Broker> {
     pub(super) assembled_bytes: usize,
     /// consumers may go on that a channel's common limit has stopped
     pub(super) resume_due: bool,
+    /// consumers of replies so far
+    pub(super) reply_serial: u32,
     held: Option<Held>,
     pub(super) alarm: Option<&'static str>,
     pub(super) blocked: bool,
@@ -132,6 +134,7 @@ impl<B: Broker> Session<B> {
             confirming: Vec::new(),
             assembled_bytes: 0,
             resume_due: false,
+            reply_serial: 0,
             held: None,
             alarm: None,
             blocked: false,

@@ -17,6 +17,7 @@ mod connection;
 mod handshake;
 pub mod port;
 mod publish;
+mod replies;
 mod settle;
 #[cfg(test)]
 mod tests;

@@ -162,6 +162,15 @@ pub struct ConsumeSpec<'a> {
     pub arguments: Table<'a>,
 }
 
+/// Who takes replies in a session: a channel, and which of its reply consumers, one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// the channel
+    pub channel: u16,
+    /// the session's own count
+    pub serial: u32,
+}
+
 /// What waits for a session in its outbox.
 #[derive(Debug)]
 pub enum Waiting<D> {
@@ -169,6 +178,8 @@ pub enum Waiting<D> {
     Delivery(u32, Entry<D>),
     /// the consumer of that key has lost its queue
     Cancelled(u32),
+    /// a reply, straight from its publisher
+    Reply(ReplyTo, Message),
 }
 
 /// What basic.get found: the queue, the entry, and how many are left ready.
@@ -250,6 +261,11 @@ pub trait Broker {
         key: u32,
         undelivered: &mut Vec<Entry<Self::Durable>>,
     );
+    /// Direct reply-to: a fresh address that cannot be guessed. What is published to it comes as
+    /// [`Waiting::Reply`].
+    fn open_replies(&mut self, to: ReplyTo) -> Result<Vec<u8>, Fault>;
+    /// The address leads nowhere from now on.
+    fn close_replies(&mut self, address: &[u8]);
     /// basic.get
     fn get(&mut self, queue: &[u8]) -> Result<Got<Self>, Fault>
     where

@@ -170,6 +170,7 @@ impl<B: Broker> Session<B> {
     pub(super) fn release_channels(&mut self, numbers: impl IntoIterator<Item = u16>) {
         let (mut consumers, mut unacked) = (Vec::new(), Vec::new());
         for number in numbers {
+            self.end_replies(number);
             let Ok(channel) = self.channel(number) else { continue };
             consumers.extend(channel.consumers.drain().map(|(_, key)| key));
             // A transaction that is not committed has not happened.
@@ -224,14 +225,17 @@ impl<B: Broker> Session<B> {
     /// What was taken from the outbox already and not yet encoded.
     fn take_waiting_of_ended(&mut self, returns: &mut Returns<B>) {
         for item in std::mem::take(&mut self.waiting) {
-            let (Waiting::Delivery(key, _) | Waiting::Cancelled(key)) = &item;
+            let (Waiting::Delivery(key, _) | Waiting::Cancelled(key)) = &item else {
+                self.waiting.push_back(item);
+                continue;
+            };
             let key = *key;
             match (self.sources.get(key as usize).filter(|source| source.cancelled), item) {
                 (Some(source), Waiting::Delivery(_, entry)) => {
                     back_to(returns, &source.queue).push(source.consumer, entry);
                     self.credit_back(key);
                 }
-                (Some(_), Waiting::Cancelled(_)) => {}
+                (Some(_), Waiting::Cancelled(_) | Waiting::Reply(..)) => {}
                 (None, item) => self.waiting.push_back(item),
             }
         }

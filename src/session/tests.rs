@@ -5,4 +5,5 @@ mod desk;
 mod handshake;
 mod publishing;
 mod receiving;
+mod replies;
 mod scopes;

@@ -16,7 +16,7 @@ use crate::broker::fault::{Fault, lossy};
 use crate::broker::queue::{ConsumerId, ConsumerOptions, Entry, Queue, Rules, Sink};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, LoginRefused, Mechanism, Outcome,
-    Publish, QueueSpec, Settled, Share, Waiting,
+    Publish, QueueSpec, ReplyTo, Settled, Share, Waiting,
 };
 use crate::session::{Identity, Peer, Session, Settings};
 
@@ -57,6 +57,8 @@ pub struct Books {
     pub last_barrier: u64,
     pub has_failed: bool,
     names: u32,
+    /// addresses that take replies
+    pub replies: HashMap<Vec<u8>, ReplyTo>,
 }
 
 impl Books {
@@ -75,6 +77,10 @@ impl Books {
             return Outcome::Refused;
         }
         let barrier = if publish.persistent { self.next_barrier() } else { Barrier(0) };
+        if let Some(to) = self.replies.get(&name) {
+            self.outbox.borrow_mut().push_back(Waiting::Reply(*to, publish.message));
+            return Outcome::Routed(Barrier(0));
+        }
         let Some(queue) = self.queues.get_mut(&name) else {
             return if publish.mandatory { Outcome::Unroutable } else { Outcome::Routed(Barrier(0)) };
         };
@@ -217,6 +223,16 @@ impl Broker for Desk {
                 other => books.outbox.borrow_mut().push_back(other),
             }
         }
+    }
+
+    fn open_replies(&mut self, to: ReplyTo) -> Result<Vec<u8>, Fault> {
+        let address = self.unique_name("amq.rabbitmq.reply-to.")?;
+        self.0.borrow_mut().replies.insert(address.clone(), to);
+        Ok(address)
+    }
+
+    fn close_replies(&mut self, address: &[u8]) {
+        self.0.borrow_mut().replies.remove(address);
     }
 
     fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {
