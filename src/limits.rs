@@ -87,3 +87,10 @@ pub const PROBE_SECONDS_MAX: u64 = 5;
 
 /// Bytes of messages that one transaction may gather before its commit.
 pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Weight of one binding of a consistent hash exchange: finer shares than one in a million make no difference.
+pub const HASH_WEIGHT_MAX: u32 = 1_000_000;
+
+/// Routing keys in the headers CC and BCC of one message, together: each is routed, so one small publish must not
+/// buy more work than that many publishes.
+pub const COPIES_MAX: usize = 10_000;

@@ -79,7 +79,16 @@ impl<'a> Table<'a> {
 
     /// Reads all of it, nested values included.
     pub fn validate(self) -> Result<(), DecodeError> {
-        validate_table(self, 0)
+        self.validate_seeing(|_, _| ())
+    }
+
+    /// The same, and shows each entry on the way, so that who looks for some names needs no second walk.
+    pub fn validate_seeing(self, mut see: impl FnMut(&'a [u8], Value<'a>)) -> Result<(), DecodeError> {
+        self.iter().try_for_each(|entry| {
+            let (name, value) = entry?;
+            see(name, value);
+            validate_value(value, 0)
+        })
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Demise<'a> {
     pub at_seconds: u64,
     /// `x-dead-letter-exchange`
     pub exchange: &'a [u8],
-    /// `x-dead-letter-routing-key`; without one the message keeps its own
+    /// `x-dead-letter-routing-key`; without one the message keeps its own, CC's and BCC's included
     pub routing_key: Option<&'a [u8]>,
 }
 
@@ -58,8 +58,7 @@ pub fn dead_letter(message: &Message, demise: &Demise<'_>) -> Message {
     let new = Properties { headers: Some(headers.as_table()), expiration: None, ..old };
     let mut block = Vec::new();
     new.encode(&mut block);
-    let routing_key = demise.routing_key.unwrap_or(message.routing_key());
-    Message::dead_lettered(demise.exchange, routing_key, &block, message.body())
+    message.dead_lettered(demise.exchange, demise.routing_key, &block)
 }
 
 /// Whether `queue` would get a message back that died there before, with no rejection on the way: such
@@ -119,7 +118,8 @@ fn death_entry(
         }
         return entry;
     }
-    let keys = TableWriter::new().item(Value::LongStr(message.routing_key()));
+    let keys = message.routing_keys(properties);
+    let keys = keys.open().fold(TableWriter::new(), |keys, key| keys.item(Value::LongStr(key)));
     let expiration = properties.expiration.map(Value::LongStr);
     let entry = TableWriter::new();
     let entry = expiration.into_iter().fold(entry, |entry, value| entry.entry("original-expiration", value));

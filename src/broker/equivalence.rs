@@ -3,7 +3,7 @@
 //! was checked before; a redeclaration's arguments are compared, not validated.
 
 use super::arguments::{integer, queue_type};
-use super::exchange::ExchangeProperties;
+use super::exchange::{ExchangeKind, ExchangeProperties};
 use super::fault::Fault;
 use super::name::Resource;
 use super::queue_type::QueueType;
@@ -59,13 +59,19 @@ pub fn check_exchange(
     current: &ExchangeProperties,
     received: &ExchangeProperties,
 ) -> Result<(), Inequivalent> {
-    check_plain("type", current.kind.as_str(), received.kind.as_str())?;
+    check_plain("type", &atom(current.kind), &atom(received.kind))?;
     check_flag("durable", current.durable, received.durable)?;
     check_flag("auto_delete", current.auto_delete, received.auto_delete)?;
     check_flag("internal", current.internal, received.internal)?;
     let key = "alternate-exchange";
     let (current, received) = (Table::from_raw(&current.arguments), Table::from_raw(&received.arguments));
     check_argument(key, current.find(key.as_bytes()), received.find(key.as_bytes()))
+}
+
+/// A type as RabbitMQ prints it: an Erlang atom, quoted where it is not a plain word.
+fn atom(kind: ExchangeKind) -> String {
+    let name = kind.as_str();
+    if name.contains('-') { format!("'{name}'") } else { name.to_owned() }
 }
 
 /// An argument of a queue. A missing type is the default one, as RabbitMQ 4 writes it in, so that it
@@ -127,7 +133,6 @@ fn is_same(a: Value<'_>, b: Value<'_>) -> bool {
 mod tests {
     use super::*;
     use crate::amqp::field_table::TableWriter;
-    use crate::broker::exchange::ExchangeKind;
 
     type Entries<'a> = &'a [(&'a str, Value<'a>)];
 
@@ -258,6 +263,10 @@ mod tests {
         assert_eq!(
             changed(|p| p.kind = ExchangeKind::Fanout),
             format!("'type' {x}: received 'fanout' but current is 'direct'")
+        );
+        assert_eq!(
+            changed(|p| p.kind = ExchangeKind::LocalRandom),
+            format!("'type' {x}: received ''x-local-random'' but current is 'direct'")
         );
         assert_eq!(changed(|p| p.durable = true), flag("durable"));
         assert_eq!(changed(|p| p.auto_delete = true), flag("auto_delete"));

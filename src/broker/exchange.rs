@@ -1,9 +1,11 @@
 //! One exchange: its kind, its bindings, and the index by which it finds what a key goes to. It knows
 //! its own bindings only; who else exists, and what goes when something is deleted, is the topology's.
 
+use super::hash::{self, Bucket, HashOn};
 use super::headers::{Headers, Pattern};
 use super::id::RowId;
 use super::name::{Name, ResourceKind};
+use super::routing_keys::Routable;
 use super::small_map::SmallMap;
 use super::topic::{Left, Trie};
 use crate::amqp::field_table::{Table, Value};
@@ -12,7 +14,7 @@ use foldhash::quality::RandomState;
 use rpds::HashTrieMapSync;
 use std::sync::Arc;
 
-/// How an exchange chooses where a message goes (AMQP 0-9-1 section 3.1.3).
+/// How an exchange chooses where a message goes (AMQP 0-9-1 section 3.1.3, and RabbitMQ's plugins).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ExchangeKind {
     /// Bindings whose key is the routing key.
@@ -23,28 +25,39 @@ pub enum ExchangeKind {
     Topic,
     /// Bindings whose arguments match the message's headers.
     Headers,
+    /// One binding, the same for equal keys; a binding's own key is its weight.
+    ConsistentHash,
+    /// One binding, by the hash of the key modulo the number of bindings.
+    ModulusHash,
+    /// One binding, drawn anew for each message.
+    Random,
+    /// The same, of classic queues on this node; with one node they all are.
+    LocalRandom,
+    /// All bindings; a new binding gets the latest messages too.
+    RecentHistory,
 }
 
 impl ExchangeKind {
+    /// Each kind with its name on the wire.
+    const NAMES: [(ExchangeKind, &'static str); 8] = [
+        (ExchangeKind::Direct, "direct"),
+        (ExchangeKind::Fanout, "fanout"),
+        (ExchangeKind::Topic, "topic"),
+        (ExchangeKind::Headers, "headers"),
+        (ExchangeKind::ConsistentHash, "x-consistent-hash"),
+        (ExchangeKind::ModulusHash, "x-modulus-hash"),
+        (ExchangeKind::Random, "x-random"),
+        (ExchangeKind::LocalRandom, "x-local-random"),
+    ];
+
     /// The kind that a client names in exchange.declare; `None` is 406 `unknown exchange type`.
     pub fn parse(name: &[u8]) -> Option<ExchangeKind> {
-        match name {
-            b"direct" => Some(ExchangeKind::Direct),
-            b"fanout" => Some(ExchangeKind::Fanout),
-            b"topic" => Some(ExchangeKind::Topic),
-            b"headers" => Some(ExchangeKind::Headers),
-            _ => None,
-        }
+        Self::NAMES.iter().find(|(_, known)| known.as_bytes() == name).map(|(kind, _)| *kind)
     }
 
     /// Its name on the wire.
     pub fn as_str(self) -> &'static str {
-        match self {
-            ExchangeKind::Direct => "direct",
-            ExchangeKind::Fanout => "fanout",
-            ExchangeKind::Topic => "topic",
-            ExchangeKind::Headers => "headers",
-        }
+        Self::NAMES.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
     }
 }
 
@@ -120,8 +133,18 @@ pub struct Binding<Q> {
     /// Its row in the store; `None` when it is not durable.
     pub row: Option<RowId>,
     pub(super) destination: Destination<Q>,
-    /// Compiled arguments; only of a headers exchange.
-    pub(super) pattern: Option<Pattern>,
+    pub(super) compiled: Compiled,
+}
+
+/// What an exchange that asks each of its bindings asks of this one.
+#[derive(Clone, Debug)]
+pub(super) enum Compiled {
+    /// Nothing: the exchange finds it by its key, or only counts it.
+    Nothing,
+    /// Of a headers exchange.
+    Pattern(Pattern),
+    /// Of a consistent hash exchange.
+    Bucket(Bucket),
 }
 
 /// An exchange with its bindings; a clone shares them until one of the two changes.
@@ -153,8 +176,14 @@ enum Index<Q: Clone> {
     Direct(HashTrieMapSync<Name, Targets<Q>, RandomState>),
     Fanout(Targets<Q>),
     Topic(Trie<Targets<Q>>),
-    /// A headers exchange asks each of its bindings.
+    /// Asks each binding for its pattern.
     Headers,
+    /// Asks each binding for its score.
+    ConsistentHash(HashOn),
+    /// Counts the bindings and takes one.
+    ModulusHash,
+    /// The same.
+    Random,
 }
 
 impl<Q: Clone> Exchange<Q> {
@@ -166,9 +195,14 @@ impl<Q: Clone> Exchange<Q> {
         };
         let index = match properties.kind {
             ExchangeKind::Direct => Index::Direct(HashTrieMapSync::default()),
-            ExchangeKind::Fanout => Index::Fanout(Targets::default()),
+            ExchangeKind::Fanout | ExchangeKind::RecentHistory => Index::Fanout(Targets::default()),
             ExchangeKind::Topic => Index::Topic(Trie::default()),
             ExchangeKind::Headers => Index::Headers,
+            ExchangeKind::ConsistentHash => {
+                Index::ConsistentHash(HashOn::of(Table::from_raw(&properties.arguments)))
+            }
+            ExchangeKind::ModulusHash => Index::ModulusHash,
+            ExchangeKind::Random | ExchangeKind::LocalRandom => Index::Random,
         };
         Exchange { name, properties, row, alternate, bindings: SmallMap::default(), index }
     }
@@ -181,6 +215,16 @@ impl<Q: Clone> Exchange<Q> {
     /// Where a message goes that none of its bindings takes: the argument `alternate-exchange`.
     pub fn alternate(&self) -> Option<&Name> {
         self.alternate.as_ref()
+    }
+
+    /// Whether it takes two messages with the same key the same way, and does nothing else with them.
+    pub fn is_repeatable(&self) -> bool {
+        match &self.index {
+            Index::Direct(_) | Index::Topic(_) | Index::ModulusHash => true,
+            Index::Fanout(_) => self.properties.kind != ExchangeKind::RecentHistory,
+            Index::ConsistentHash(on) => *on == HashOn::RoutingKey,
+            Index::Headers | Index::Random => false,
+        }
     }
 
     /// Whether anything is bound to it; exchange.delete with if-unused refuses then.
@@ -211,7 +255,7 @@ impl<Q: Clone> Exchange<Q> {
                 targets.add(&binding);
                 Left::Something
             }),
-            Index::Headers => {}
+            Index::Headers | Index::ConsistentHash(_) | Index::ModulusHash | Index::Random => {}
         }
         self.bindings.insert(key.clone(), binding);
     }
@@ -231,30 +275,47 @@ impl<Q: Clone> Exchange<Q> {
             Index::Topic(trie) => {
                 trie.update(&key.routing_key, |targets| targets.take(&key.destination));
             }
-            Index::Headers => {}
+            Index::Headers | Index::ConsistentHash(_) | Index::ModulusHash | Index::Random => {}
         }
         Some(binding)
     }
 
     /// Calls `found` with each set of destinations that the message goes to. A destination is in a set
     /// once, but may be in several sets.
-    pub(super) fn targets<'a>(
-        &'a self,
-        routing_key: &[u8],
-        headers: Option<Table<'_>>,
-        mut found: impl FnMut(Reached<'a, Q>),
-    ) {
+    pub(super) fn targets<'a>(&'a self, message: &Routable<'_>, mut found: impl FnMut(Reached<'a, Q>)) {
+        let keys = &message.keys;
         match &self.index {
-            Index::Direct(keys) => keys.get(routing_key).into_iter().map(Reached::Set).for_each(found),
-            Index::Fanout(targets) => found(Reached::Set(targets)),
-            Index::Topic(trie) => trie.matches(routing_key, |targets| found(Reached::Set(targets))),
-            Index::Headers => {
-                let headers = Headers::read(headers);
-                let bindings = self.bindings.values();
-                let matching = |b: &&Arc<Binding<Q>>| b.pattern.as_ref().is_some_and(|p| p.matches(&headers));
-                bindings.filter(matching).for_each(|binding| found(Reached::One(&binding.destination)));
+            Index::Direct(map) => {
+                keys.iter().filter_map(|key| map.get(key)).map(Reached::Set).for_each(found);
             }
+            Index::Fanout(targets) => found(Reached::Set(targets)),
+            Index::Topic(trie) => {
+                keys.iter().for_each(|key| trie.matches(key, |targets| found(Reached::Set(targets))));
+            }
+            Index::Headers => {
+                let headers = Headers::read(message.properties.headers);
+                let matching = |b: &&Arc<Binding<Q>>| match &b.compiled {
+                    Compiled::Pattern(pattern) => pattern.matches(&headers),
+                    Compiled::Bucket(_) | Compiled::Nothing => false,
+                };
+                let matching = self.bindings.values().filter(matching);
+                matching.for_each(|binding| found(Reached::One(&binding.destination)));
+            }
+            Index::ConsistentHash(on) => {
+                let chosen =
+                    hash::heaviest(on.hash(message), self.bindings.values().map(|b| (b, &b.compiled)));
+                chosen.into_iter().for_each(|binding| found(Reached::One(&binding.destination)));
+            }
+            Index::ModulusHash => self.nth(hash::of_all(keys.iter())).into_iter().for_each(found),
+            // Two random exchanges on one way do not draw alike.
+            Index::Random => self.nth(message.draw ^ hash::of(&self.name)).into_iter().for_each(found),
         }
+    }
+
+    /// The binding of that number, modulo how many there are.
+    fn nth(&self, number: u64) -> Option<Reached<'_, Q>> {
+        let at = number.checked_rem(self.bindings.len() as u64)?;
+        self.bindings.values().nth(at as usize).map(|binding| Reached::One(&binding.destination))
     }
 }
 
@@ -340,9 +401,8 @@ mod tests {
 
     #[test]
     fn knows_the_kinds_by_their_wire_names() {
-        use ExchangeKind::{Direct, Fanout, Headers, Topic};
-        for kind in [Direct, Fanout, Topic, Headers] {
-            assert_eq!(ExchangeKind::parse(kind.as_str().as_bytes()), Some(kind));
+        for (kind, name) in ExchangeKind::NAMES {
+            assert_eq!((ExchangeKind::parse(name.as_bytes()), kind.as_str()), (Some(kind), name));
         }
         assert_eq!(ExchangeKind::parse(b"x-unknown"), None);
     }

@@ -3,8 +3,8 @@
 
 use super::exchange::{Destination, Exchange, ExchangeKind, Reached};
 use super::name::Name;
+use super::routing_keys::Routable;
 use super::topology::Topology;
-use crate::amqp::field_table::Table;
 use foldhash::quality::RandomState;
 use smallvec::SmallVec;
 use std::collections::HashSet;
@@ -14,30 +14,40 @@ use std::sync::Arc;
 /// Queues found by one route up to which a scan finds a duplicate faster than a hash set does.
 const SCANNED_MAX: usize = 32;
 
+/// What a route says besides the queues.
+#[derive(Debug)]
+pub struct Routed<'t> {
+    /// Another message with the same key goes the same way, and nothing else is to be done with it.
+    pub is_repeatable: bool,
+    /// The exchanges on the way that keep it for bindings to come.
+    pub keepers: SmallVec<[&'t Name; 1]>,
+}
+
 impl<Q: Clone + Eq + Hash> Topology<Q> {
     /// Appends the queues that a message published to `exchange` goes to, each at most once, in an
-    /// order that depends on the topology only; queues that are in `out` already are not added again,
-    /// so that several keys of one message (CC) can be routed one after another.
+    /// order that depends on the topology only; queues that are in `out` already are not added again.
     ///
-    /// Follows bindings to exchanges, each exchange once, and an alternate exchange where one's own
-    /// bindings take nothing. `headers` is the message's header table, asked for by headers exchanges;
-    /// true when one was met, so that another message with the same key may go elsewhere.
+    /// Each exchange on the way is asked once, with all the message's routing keys. Follows bindings to
+    /// exchanges, and an alternate exchange where one's own bindings take nothing.
     pub fn route<'t>(
         &'t self,
         exchange: &'t Exchange<Q>,
-        routing_key: &[u8],
-        headers: Option<Table<'_>>,
+        message: &Routable<'_>,
         out: &mut SmallVec<[Q; 4]>,
-    ) -> bool {
+    ) -> Routed<'t> {
         let mut walk = Walk::new(self, exchange, out);
-        walk.visit(exchange, routing_key, headers);
+        walk.visit(exchange, message);
         let mut at = 0;
         while let Some(exchange) = walk.ahead.get(at).copied() {
-            walk.visit(exchange, routing_key, headers);
+            walk.visit(exchange, message);
             at += 1;
         }
-        let reads_headers = |exchange: &Exchange<Q>| exchange.properties.kind == ExchangeKind::Headers;
-        reads_headers(exchange) || walk.ahead.iter().any(|exchange| reads_headers(exchange))
+        let visited = || std::iter::once(exchange).chain(walk.ahead.iter().copied());
+        let keeps = |exchange: &&Exchange<Q>| exchange.properties.kind == ExchangeKind::RecentHistory;
+        Routed {
+            is_repeatable: visited().all(Exchange::is_repeatable),
+            keepers: visited().filter(keeps).map(|exchange| &exchange.name).collect(),
+        }
     }
 }
 
@@ -63,14 +73,15 @@ impl<'t, 'o, Q: Clone + Eq + Hash> Walk<'t, 'o, Q> {
         Walk { topology, start, out, seen: None, ahead: Vec::new(), known: None }
     }
 
-    fn visit(&mut self, exchange: &'t Exchange<Q>, routing_key: &[u8], headers: Option<Table<'_>>) {
+    fn visit(&mut self, exchange: &'t Exchange<Q>, message: &Routable<'_>) {
         let mut reached = false;
         if exchange.is_default() {
-            let queue = self.topology.queue(routing_key);
-            reached = queue.is_some();
-            queue.into_iter().for_each(|queue| self.push(queue));
+            for queue in message.keys.iter().filter_map(|key| self.topology.queue(key)) {
+                reached = true;
+                self.push(queue);
+            }
         }
-        exchange.targets(routing_key, headers, |found| {
+        exchange.targets(message, |found| {
             reached |= match found {
                 Reached::One(destination) => self.reach(destination),
                 Reached::Set(targets) => {
@@ -124,8 +135,10 @@ impl<'t, 'o, Q: Clone + Eq + Hash> Walk<'t, 'o, Q> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::amqp::field_table::{TableWriter, Value};
+    use crate::amqp::field_table::{Table, TableWriter, Value};
+    use crate::amqp::properties::Properties;
     use crate::broker::exchange::{DestinationName, ExchangeKind, ExchangeProperties};
+    use crate::broker::routing_keys::RoutingKeys;
     use crate::broker::topology::BindingRequest;
     use proptest::prelude::*;
 
@@ -164,8 +177,14 @@ mod tests {
     }
 
     fn route(topology: &Topology<u32>, exchange: &str, key: &str) -> Vec<u32> {
+        let keys = RoutingKeys::one(key.as_bytes());
+        let message = Routable { keys, properties: &Properties::default(), draw: 0 };
+        routed(topology, exchange, &message)
+    }
+
+    fn routed(topology: &Topology<u32>, exchange: &str, message: &Routable<'_>) -> Vec<u32> {
         let mut out = SmallVec::new();
-        topology.route(topology.exchange(exchange.as_bytes()).unwrap(), key.as_bytes(), None, &mut out);
+        topology.route(topology.exchange(exchange.as_bytes()).unwrap(), message, &mut out);
         out.to_vec()
     }
 
@@ -188,9 +207,30 @@ mod tests {
             bind(&mut t, "f", "q1", key, Table::default());
         }
         assert_eq!(route(&t, "f", ""), [1]);
-        let mut out = SmallVec::from_slice(&[1, 5]);
-        t.route(t.exchange(b"t").unwrap(), b"a.b", None, &mut out);
-        assert_eq!(out.to_vec(), [1, 5, 2], "what CC found already is not found again");
+    }
+
+    #[test]
+    fn every_key_of_a_message_counts_and_a_queue_is_found_once() {
+        let mut t = topology();
+        let alternate = TableWriter::new().entry("alternate-exchange", Value::LongStr(b"f"));
+        insert(&mut t, "main", ExchangeKind::Direct, alternate);
+        bind(&mut t, "f", "q9", "", Table::default());
+        for (exchange, queue, key) in
+            [("main", "q1", "a"), ("main", "t", "a"), ("t", "q2", "b"), ("t", "q1", "#")]
+        {
+            bind(&mut t, exchange, queue, key, Table::default());
+        }
+        let open =
+            TableWriter::new().item(Value::I32(1)).item(Value::LongStr(b"b")).item(Value::LongStr(b"b"));
+        let blind = TableWriter::new().item(Value::LongStr(b"a"));
+        let properties = Properties::default();
+        let of = |first| {
+            let keys = RoutingKeys::new(first, open.as_array(), blind.as_array());
+            Routable { keys, properties: &properties, draw: 0 }
+        };
+        assert_eq!(routed(&t, "main", &of(b"x")), [1, 2], "by b over the exchange that a leads to");
+        assert_eq!(routed(&t, "", &Routable { keys: RoutingKeys::one(b"q3"), ..of(b"") }), [3]);
+        assert_eq!(route(&t, "main", "x"), [9], "no key: the alternate exchange");
     }
 
     #[test]
@@ -217,9 +257,8 @@ mod tests {
         bind(&mut t, "h", "q2", "", any.as_table());
         bind(&mut t, "h", "q3", "", Table::default());
         let of = |headers: &TableWriter| {
-            let mut out = SmallVec::new();
-            t.route(t.exchange(b"h").unwrap(), b"", Some(headers.as_table()), &mut out);
-            out.to_vec()
+            let properties = Properties { headers: Some(headers.as_table()), ..Properties::default() };
+            routed(&t, "h", &Routable { keys: RoutingKeys::one(b""), properties: &properties, draw: 0 })
         };
         assert_eq!(of(&TableWriter::new().entry("a", Value::I64(1))), [1, 3]);
         assert_eq!(of(&TableWriter::new().entry("b", Value::Bool(true))), [2, 3]);

@@ -71,6 +71,7 @@ fn term(f: &mut fmt::Formatter<'_>, value: Value<'_>, depth: usize) -> fmt::Resu
         Value::F32(v) => write!(f, "{:?}", f64::from(v)),
         Value::F64(v) => write!(f, "{v:?}"),
         Value::Decimal(scale, v) => write!(f, "{{{scale},{v}}}"),
+        Value::LongStr(b"") | Value::Bytes(b"") => f.write_str("<<>>"),
         Value::LongStr(bytes) | Value::Bytes(bytes) => write!(f, "<<\"{}\">>", lossy(bytes)),
         Value::Void => f.write_str("undefined"),
         Value::Table(_) | Value::Array(_) if depth >= TABLE_DEPTH_MAX => f.write_str("..."),

@@ -8,9 +8,11 @@
 //! route through the default, a direct or a fanout exchange to few queues allocates nothing.
 
 use super::exchange::{
-    Binding, BindingKey, Destination, DestinationName, Exchange, ExchangeKind, ExchangeProperties, ordered,
+    Binding, BindingKey, Compiled, Destination, DestinationName, Exchange, ExchangeKind, ExchangeProperties,
+    ordered,
 };
 use super::fault::Fault;
+use super::hash::{Bucket, WeightError};
 use super::headers::{Pattern, PatternError};
 use super::id::RowId;
 use super::name::{Name, ResourceKind};
@@ -74,6 +76,9 @@ pub enum BindError {
     /// Arguments of a headers exchange that cannot be matched with: 406.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// A key that is no weight, for a consistent hash exchange: 406.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
     /// The arguments are not a field table: 502.
     #[error("the binding's arguments cannot be read: {0}")]
     Undecodable(#[from] DecodeError),
@@ -89,7 +94,9 @@ impl BindError {
             BindError::Pattern(PatternError::Undecodable(_)) | BindError::Undecodable(_) => {
                 Fault::new(ReplyCode::SyntaxError, self.to_string())
             }
-            BindError::Pattern(error) => Fault::new(ReplyCode::PreconditionFailed, error.to_string()),
+            BindError::Pattern(_) | BindError::Weight(_) => {
+                Fault::new(ReplyCode::PreconditionFailed, self.to_string())
+            }
         }
     }
 }
@@ -252,12 +259,15 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
         if source.binding(&key).is_some() {
             return Ok(Bound::AlreadyThere);
         }
-        let pattern = match source.properties.kind {
-            ExchangeKind::Headers => Some(Pattern::compile(request.arguments)?),
-            ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => None,
+        let compiled = match source.properties.kind {
+            ExchangeKind::Headers => Compiled::Pattern(Pattern::compile(request.arguments)?),
+            ExchangeKind::ConsistentHash => Compiled::Bucket(Bucket::of(&key)?),
+            ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => Compiled::Nothing,
+            ExchangeKind::ModulusHash | ExchangeKind::Random => Compiled::Nothing,
+            ExchangeKind::LocalRandom | ExchangeKind::RecentHistory => Compiled::Nothing,
         };
         let source = source.name.clone();
-        let binding = Arc::new(Binding { source: source.clone(), key, row, destination, pattern });
+        let binding = Arc::new(Binding { source: source.clone(), key, row, destination, compiled });
         if let Some(exchange) = self.exchanges.get_mut(&source) {
             Arc::make_mut(exchange).add(binding.clone());
         }

@@ -1,8 +1,10 @@
 //! Binding and unbinding, and the rows of durable bindings.
 
-use crate::broker::exchange::DestinationName;
-use crate::broker::fault::Fault;
+use crate::amqp::reply_code::ReplyCode;
+use crate::broker::exchange::{DestinationName, ExchangeKind};
+use crate::broker::fault::{Fault, lossy};
 use crate::broker::name::Name;
+use crate::broker::queue_type::QueueType;
 use crate::broker::topology::{BindingRequest, Bound, Topology, Unbound};
 use crate::session::port::{BindingSpec, DestinationKind};
 use crate::store::{Position, RowKind};
@@ -18,6 +20,7 @@ impl Client {
         let request = request(spec);
         engine.change(|topology| {
             self.check_destination(topology, spec)?;
+            check_local(topology, spec)?;
             let row = is_durable(topology, spec).then(|| engine.store.next_row_id());
             match topology.bind(&request, row).map_err(|e| e.fault(&self.engine.vhost))? {
                 Bound::AlreadyThere => Ok(engine.as_found(row.is_some())),
@@ -66,6 +69,27 @@ fn request<'a>(spec: &BindingSpec<'a>) -> BindingRequest<'a> {
         },
         routing_key: spec.routing_key,
         arguments: spec.arguments,
+    }
+}
+
+/// What a local random exchange leads to: classic queues, by the empty key, in RabbitMQ's words. What
+/// does not exist is answered as for every other exchange.
+fn check_local(topology: &Topology<QueueRef>, spec: &BindingSpec<'_>) -> Result<(), Fault> {
+    let source = topology.exchange(spec.source);
+    if source.is_none_or(|source| source.properties.kind != ExchangeKind::LocalRandom) {
+        return Ok(());
+    }
+    let refused = |text: String| Err(Fault::new(ReplyCode::PreconditionFailed, text));
+    if !spec.routing_key.is_empty() {
+        return refused(format!("Non empty binding '{}' key not permitted", lossy(spec.routing_key)));
+    }
+    let queue = topology.queue(spec.destination);
+    match (spec.kind, queue.map(|queue| queue.kind())) {
+        (DestinationKind::Queue, None | Some(QueueType::Classic)) => Ok(()),
+        (DestinationKind::Queue, Some(other)) => {
+            refused(format!("Queue type {} not valid for this exchange type", other))
+        }
+        (DestinationKind::Exchange, _) => refused("Destination not found".to_owned()),
     }
 }
 

@@ -38,7 +38,8 @@ pub struct Client {
 impl Client {
     pub(super) fn new(engine: Arc<Engine>, outbox: Arc<Outbox>, slot: usize, id: u64) -> Client {
         let waker = Waker::from(outbox.clone());
-        Client { engine, outbox, slot, id, waker, exclusive: Vec::new(), routes: RouteCache::default() }
+        let routes = RouteCache::new(engine.draw());
+        Client { engine, outbox, slot, id, waker, exclusive: Vec::new(), routes }
     }
 
     /// The queue, if this connection may use it.

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use slab::Slab;
 
+use crate::broker::hash::mix;
 use crate::broker::topology::Topology;
 use crate::limits::INBOX_BYTES_MAX;
 use crate::store::{Position, Recovered, Store};
@@ -60,6 +61,8 @@ pub struct Engine {
     pub(super) users: Users,
     connections: Mutex<Slab<Arc<Outbox>>>,
     next_connection: AtomicU64,
+    /// see [`Engine::draw`]
+    draws: AtomicU64,
     alarm: AlarmState,
     pub(super) timers: Timers,
     pub(super) replies: Replies,
@@ -82,6 +85,8 @@ impl Engine {
             users: rebuilt.users,
             connections: Mutex::new(Slab::new()),
             next_connection: AtomicU64::new(1),
+            // Not the same sequence after each restart.
+            draws: AtomicU64::new(now_ms()),
             alarm: AlarmState::default(),
             timers: Timers::default(),
             replies: Replies::default(),
@@ -174,6 +179,11 @@ impl Engine {
         }
     }
 
+    /// A number for a choice by chance: spread evenly, not secret.
+    pub(super) fn draw(&self) -> u64 {
+        mix(self.draws.fetch_add(DRAW_STEP, Ordering::Relaxed))
+    }
+
     fn wake_all(&self) {
         let outboxes: Vec<_> = self.connections().iter().map(|(_, outbox)| outbox.clone()).collect();
         outboxes.iter().for_each(|outbox| outbox.wake_task());
@@ -202,6 +212,9 @@ impl Engine {
         Ok(done)
     }
 }
+
+/// Between two draws; odd, so that the sequence has the full period, and SplitMix64's own.
+pub(super) const DRAW_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Milliseconds since 1970.
 pub(super) fn now_ms() -> u64 {

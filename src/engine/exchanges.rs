@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::amqp::reply_code::ReplyCode;
-use crate::broker::arguments::exchange_name;
 use crate::broker::equivalence::check_exchange;
 use crate::broker::exchange::{Exchange, ExchangeKind, ExchangeProperties};
+use crate::broker::exchange_arguments;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::name::{Name, Resource, is_reserved};
 use crate::broker::topology::Removed;
@@ -48,7 +48,7 @@ impl Engine {
                 let text = format!("exchange name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
                 return Err(Fault::new(ReplyCode::AccessRefused, text));
             }
-            exchange_name(spec.arguments, "alternate-exchange").map_err(|e| e.fault(resource))?;
+            exchange_arguments::check(kind, spec.arguments, resource)?;
             let row = properties.durable.then(|| self.store.next_row_id());
             let exchange = Exchange::new(Name::from(spec.name), properties, row);
             let mut position = Position(0);

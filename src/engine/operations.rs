@@ -11,6 +11,7 @@ use crate::amqp::properties::Properties;
 use crate::broker::arguments::Overflow;
 use crate::broker::dead_letter::{Demise, dead_letter, is_circle};
 use crate::broker::queue::{ConsumerId, Dead, Death, Entry};
+use crate::broker::routing_keys::Routable;
 use crate::limits::INLINE_BODY_BYTES_MAX;
 use crate::session::port::Share;
 use crate::store::{EntryMeta, Position};
@@ -245,7 +246,9 @@ impl Engine {
         let message = dead_letter(&entry.message, &demise);
         let properties = Properties::decode(message.properties()).unwrap_or_default();
         let mut targets = Targets::new();
-        topology.route(source, message.routing_key(), properties.headers, &mut targets);
+        let routable =
+            Routable { keys: message.routing_keys(&properties), properties: &properties, draw: self.draw() };
+        topology.route(source, &routable, &mut targets);
         targets.retain(|target| {
             let circle = is_circle(&message, &target.name);
             if circle {

@@ -7,24 +7,28 @@ use crate::amqp::properties::Properties;
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::exchange::Exchange;
 use crate::broker::fault::{Fault, lossy};
+use crate::broker::hash::mix;
 use crate::broker::message::Message;
+use crate::broker::routing_keys::Routable;
 use crate::broker::topology::Topology;
 use crate::session::port::{Barrier, Outcome, Publish};
 use crate::store::Position;
 
 use super::client::Client;
+use super::engine_core::DRAW_STEP;
 use super::operations::Targets;
 use super::queue_cell::{Incoming, QueueRef};
 
 /// Where the last message went: publishers rarely change their route, so most messages find theirs
 /// here instead of in the topology.
-#[derive(Default)]
 pub(super) struct RouteCache {
     /// the topology's version that it was found under
     version: Option<u64>,
     exchange: Vec<u8>,
     routing_key: Vec<u8>,
     pub(super) targets: Targets,
+    /// what choices by chance are drawn from; one sequence for each connection, so that none waits for another
+    draws: u64,
 }
 
 /// Consecutive messages with the same targets, and where their outcomes belong.
@@ -123,6 +127,17 @@ pub(super) enum Found {
 }
 
 impl RouteCache {
+    /// An empty one; `seed` begins its sequence of draws.
+    pub(super) fn new(seed: u64) -> RouteCache {
+        RouteCache {
+            version: None,
+            exchange: Vec::new(),
+            routing_key: Vec::new(),
+            targets: Targets::new(),
+            draws: seed,
+        }
+    }
+
     pub(super) fn find(
         &mut self,
         topology: &Topology<QueueRef>,
@@ -131,16 +146,23 @@ impl RouteCache {
     ) -> Result<Found, Fault> {
         let (exchange, routing_key) = (message.exchange(), message.routing_key());
         let is_current = self.version == Some(topology.version());
-        if is_current && self.exchange == exchange && self.routing_key == routing_key {
+        let has_copies = message.has_copies();
+        if is_current && !has_copies && self.exchange == exchange && self.routing_key == routing_key {
             return Ok(Found::AsBefore);
         }
         self.version = None;
         let source = published_to(topology, exchange, vhost)?;
         self.targets.clear();
-        let headers = Properties::decode(message.properties()).ok().and_then(|p| p.headers);
-        let by_headers = topology.route(source, routing_key, headers, &mut self.targets);
-        // A route that depends on the headers says nothing about the next message's.
-        if !by_headers {
+        let properties = Properties::decode(message.properties()).unwrap_or_default();
+        self.draws = self.draws.wrapping_add(DRAW_STEP);
+        let routable = Routable {
+            keys: message.routing_keys(&properties),
+            properties: &properties,
+            draw: mix(self.draws),
+        };
+        let routed = topology.route(source, &routable, &mut self.targets);
+        // A route that depends on more than the key says nothing about the next message's.
+        if routed.is_repeatable && !has_copies {
             self.exchange.clear();
             self.exchange.extend_from_slice(exchange);
             self.routing_key.clear();

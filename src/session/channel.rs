@@ -4,14 +4,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::amqp::field_table::Array;
 use crate::amqp::frame;
 use crate::amqp::method::Method;
 use crate::amqp::properties::{ContentHeader, Properties};
 use crate::amqp::reply_code::{ReplyCode, Scope};
 use crate::broker::credit::ChannelCredit;
 use crate::broker::fault::{Fault, lossy};
-use crate::broker::message::Message;
+use crate::broker::message::{Copies, Message};
 use crate::broker::name::REPLY_TO;
+use crate::broker::routing_keys::{CopyHeaders, encode_without_blind_copies};
 use crate::limits::ASSEMBLED_BYTES_MAX;
 
 use super::confirm::Confirms;
@@ -65,6 +67,10 @@ struct Content {
     priority: u8,
     expiration_ms: Option<u64>,
     properties: Vec<u8>,
+    /// whether it has a header CC
+    copied: bool,
+    /// the keys of its header BCC, which is not among its properties
+    blind: Vec<u8>,
     /// body frames before the last one
     body: Vec<u8>,
 }
@@ -328,11 +334,12 @@ impl<B: Broker> Session<B> {
             persistent: content.persistent,
             priority: content.priority,
             expiration_ms: content.expiration_ms,
-            message: Message::new(
+            message: Message::with_copies(
                 &content.exchange,
                 &content.routing_key,
                 &content.properties,
                 &[&content.body, last],
+                Copies { open: content.copied, blind: Array::from_raw(&content.blind) },
             ),
         };
         let assembled = channel.drop_content();
@@ -397,7 +404,10 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
     }
     let properties = Properties::decode(header.properties).map_err(syntax_error)?;
     // A table that nobody can read would stop every consumer that it is delivered to.
-    properties.headers.unwrap_or_default().validate().map_err(syntax_error)?;
+    let mut copies = CopyHeaders::default();
+    let headers = properties.headers.unwrap_or_default();
+    headers.validate_seeing(|name, value| copies.see(name, value)).map_err(syntax_error)?;
+    let (open, blind) = copies.check()?;
     let reply_to = match (properties.reply_to, &channel.replies) {
         (Some(REPLY_TO), Some(consumer)) => Some(consumer.address.as_slice()),
         (Some(REPLY_TO), None) => {
@@ -421,10 +431,17 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
     content.expiration_ms = expiration_ms;
     content.persistent = properties.is_persistent();
     content.priority = properties.priority.unwrap_or(0);
+    content.copied = open.is_some();
+    content.blind.clear();
     content.properties.clear();
-    match reply_to {
-        None => content.properties.extend_from_slice(header.properties),
-        reply_to => Properties { reply_to, ..properties }.encode(&mut content.properties),
+    let changed = || Properties { reply_to: reply_to.or(properties.reply_to), ..properties };
+    match (reply_to, blind) {
+        (None, None) => content.properties.extend_from_slice(header.properties),
+        (Some(_), None) => changed().encode(&mut content.properties),
+        (_, Some(keys)) => {
+            content.blind.extend_from_slice(keys.raw());
+            encode_without_blind_copies(&changed(), &mut content.properties);
+        }
     }
     channel.expect = Expect::Body(header.body_size);
     Ok(header.body_size == 0)
