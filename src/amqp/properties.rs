@@ -2,7 +2,7 @@
 //! block as the publisher sent it and reads it only to decide; `Properties::encode` is for the few
 //! messages whose headers the broker itself changes.
 
-use super::field_table::Table;
+use super::field_table::{Table, TableWriter, Value};
 use super::reader::{DecodeError, Reader};
 use super::writer::Writer;
 
@@ -96,6 +96,22 @@ properties! {
 }
 
 impl Properties<'_> {
+    /// A block with one header more, at the end of the table; an earlier one of that name makes room.
+    pub fn with_header(block: &[u8], name: &str, value: Value<'_>) -> Result<Vec<u8>, DecodeError> {
+        let properties = Properties::decode(block)?;
+        let mut headers = TableWriter::new();
+        for entry in properties.headers.unwrap_or_default().iter() {
+            let (other, value) = entry?;
+            if other != name.as_bytes() {
+                headers = headers.raw_entry(other, value);
+            }
+        }
+        headers = headers.entry(name, value);
+        let mut out = Vec::with_capacity(block.len() + name.len() + 16);
+        Properties { headers: Some(headers.as_table()), ..properties }.encode(&mut out);
+        Ok(out)
+    }
+
     /// Whether it survives a restart in a durable queue.
     pub fn is_persistent(&self) -> bool {
         self.delivery_mode == Some(PERSISTENT)
@@ -134,6 +150,21 @@ mod tests {
         let block = [0b1001_0000, 0, 1, b'a', 2];
         let p = Properties::decode(&block).unwrap();
         assert_eq!((p.content_type, p.delivery_mode), (Some(&b"a"[..]), Some(2)));
+    }
+
+    #[test]
+    fn a_header_is_added_or_replaced_and_the_rest_stays() {
+        let count = |block: &[u8], n| Properties::with_header(block, "n", Value::I64(n)).unwrap();
+        let bare = count(&[0x90, 0, 1, b'a', 2], 1);
+        let p = Properties::decode(&bare).unwrap();
+        assert_eq!((p.content_type, p.delivery_mode), (Some(&b"a"[..]), Some(2)));
+        let headers = TableWriter::new().entry("n", Value::I32(7)).entry("x", Value::Bool(true));
+        let mut block = Vec::new();
+        Properties { headers: Some(headers.as_table()), ..p }.encode(&mut block);
+        let block = count(&block, 2);
+        let expected = TableWriter::new().entry("x", Value::Bool(true)).entry("n", Value::I64(2));
+        assert_eq!(Properties::decode(&block).unwrap().headers, Some(expected.as_table()));
+        assert!(Properties::with_header(&[0x20, 0, 0], "n", Value::Void).is_err());
     }
 
     #[test]

@@ -11,8 +11,8 @@ use super::arguments::{Overflow, QueueArguments};
 use super::id::Seq;
 use super::message::Message;
 use super::queue_type::QueueType;
-use super::ready::Ready;
-use super::round::Round;
+use super::ready::{Priorities, Ready};
+use super::round::{Round, SingleActive};
 
 /// One message's place in one queue. `D` is what the engine remembers of it in the store.
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ pub struct Entry<D> {
     pub seq: Seq,
     /// whether it may have been delivered before
     pub redelivered: bool,
-    /// how many times it came back, for delivery limits
-    pub delivery_count: u16,
+    /// how many times it came back, in queues that count it ([`QueueType::counts_deliveries`])
+    pub delivery_count: u32,
     /// the property `priority`, 0 when absent
     pub priority: u8,
     /// milliseconds since 1970; 0 is never
@@ -110,6 +110,8 @@ pub type Dead<D> = Vec<(Entry<D>, Death)>;
 /// What a queue does by itself, from its arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
+    /// `x-queue-type`
+    pub queue_type: QueueType,
     /// `x-message-ttl`
     pub message_ttl_ms: Option<u64>,
     /// `x-max-length`: ready entries
@@ -123,7 +125,7 @@ pub struct Rules {
     /// `x-single-active-consumer`
     pub single_active: bool,
     /// how often an entry may come back
-    pub delivery_limit: Option<u16>,
+    pub delivery_limit: Option<u32>,
 }
 
 /// RabbitMQ 4's limit for quorum queues that name none.
@@ -133,17 +135,38 @@ impl Rules {
     /// What the arguments of queue.declare mean.
     pub fn of(arguments: &QueueArguments) -> Rules {
         let limit = match (arguments.queue_type, arguments.delivery_limit) {
-            (QueueType::Quorum, limit) => u16::try_from(limit.unwrap_or(QUORUM_DELIVERY_LIMIT)).ok(),
+            (QueueType::Quorum, limit) => u32::try_from(limit.unwrap_or(QUORUM_DELIVERY_LIMIT)).ok(),
             (QueueType::Classic | QueueType::Stream, _) => None,
         };
+        let overflow = match (arguments.queue_type, arguments.overflow) {
+            // RabbitMQ takes this for a quorum queue, and does this with it.
+            (QueueType::Quorum, Overflow::RejectPublishDlx) => Overflow::DropHead,
+            (_, overflow) => overflow,
+        };
         Rules {
+            queue_type: arguments.queue_type,
             message_ttl_ms: arguments.message_ttl_ms,
             max_length: arguments.max_length,
             max_length_bytes: arguments.max_length_bytes,
-            overflow: arguments.overflow,
+            overflow,
             priority_max: arguments.max_priority.unwrap_or(0),
             single_active: arguments.single_active_consumer,
             delivery_limit: limit,
+        }
+    }
+
+    fn priorities(&self) -> Priorities {
+        match self.queue_type {
+            QueueType::Quorum => Priorities::TwoToOne,
+            QueueType::Classic | QueueType::Stream => Priorities::Strict(self.priority_max),
+        }
+    }
+
+    fn single_active(&self) -> SingleActive {
+        match (self.single_active, self.queue_type) {
+            (false, _) => SingleActive::No,
+            (true, QueueType::Quorum) => SingleActive::Yields,
+            (true, QueueType::Classic | QueueType::Stream) => SingleActive::Stays,
         }
     }
 
@@ -195,8 +218,8 @@ impl<D, S: Sink<D>> Queue<D, S> {
     /// A queue with what the store gave back; entries in ascending order.
     pub fn recovered(rules: Rules, entries: Vec<Entry<D>>, next_seq: Seq) -> Self {
         let mut queue = Queue {
-            ready: Ready::new(rules.priority_max),
-            round: Round::new(rules.single_active),
+            ready: Ready::new(rules.priorities()),
+            round: Round::new(rules.single_active()),
             rules,
             unacked: 0,
             next_seq,

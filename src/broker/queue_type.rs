@@ -49,6 +49,14 @@ impl QueueType {
         }
     }
 
+    /// Whether deliveries that come back are counted, and the next one told (`x-delivery-count`).
+    pub fn counts_deliveries(self) -> bool {
+        match self {
+            QueueType::Quorum => true,
+            QueueType::Classic | QueueType::Stream => false,
+        }
+    }
+
     /// The arguments that it takes, in the order in which RabbitMQ compares them.
     pub(super) fn arguments(self) -> &'static [&'static str] {
         match self {

@@ -1,9 +1,23 @@
 //! The ready entries of one queue: in order of their places, by priority where the queue has
-//! priorities (`x-max-priority`). What is in here and in which order; who gets it is `round`'s business.
+//! priorities (`x-max-priority`, or a quorum queue's two). What is in here and in which order; who gets it
+//! is `round`'s business.
 
 use std::collections::VecDeque;
 
 use super::queue::Entry;
+
+/// How many priorities there are, and what they mean for the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Priorities {
+    /// 0 to this one, the highest first
+    Strict(u8),
+    /// A quorum queue's, as RabbitMQ 4.0 has them: up to 4 is normal, above is high. Two of high priority
+    /// go, then the older of the next two, so that neither waits for ever.
+    TwoToOne,
+}
+
+/// The highest priority that is a normal one in a quorum queue.
+const NORMAL_MAX: u8 = 4;
 
 /// Ready entries; the highest priority first, within one priority the oldest first.
 pub(super) struct Ready<D> {
@@ -13,13 +27,19 @@ pub(super) struct Ready<D> {
     bytes: usize,
     /// no level above it holds anything
     top: usize,
+    priorities: Priorities,
+    /// entries taken since a normal one had its chance; only with [`Priorities::TwoToOne`]
+    favours: u8,
 }
 
 impl<D> Ready<D> {
-    /// For priorities 0 to `priority_max`.
-    pub fn new(priority_max: u8) -> Ready<D> {
-        let levels = (0..=priority_max).map(|_| VecDeque::new()).collect();
-        Ready { levels, len: 0, bytes: 0, top: 0 }
+    pub fn new(priorities: Priorities) -> Ready<D> {
+        let highest = match priorities {
+            Priorities::Strict(highest) => highest,
+            Priorities::TwoToOne => 1,
+        };
+        let levels = (0..=highest).map(|_| VecDeque::new()).collect();
+        Ready { levels, len: 0, bytes: 0, top: 0, priorities, favours: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -37,7 +57,10 @@ impl<D> Ready<D> {
 
     /// A priority beyond the queue's highest counts as the highest (RabbitMQ, priority.md).
     fn level(&self, priority: u8) -> usize {
-        usize::from(priority).min(self.levels.len() - 1)
+        match self.priorities {
+            Priorities::Strict(_) => usize::from(priority).min(self.levels.len() - 1),
+            Priorities::TwoToOne => usize::from(priority > NORMAL_MAX),
+        }
     }
 
     fn count_in(&mut self, level: usize, bytes: usize) {
@@ -93,8 +116,14 @@ impl<D> Ready<D> {
 
     /// Takes the entry whose turn is next.
     pub fn pop(&mut self) -> Option<Entry<D>> {
-        self.settle_top();
-        let entry = self.levels.get_mut(self.top)?.pop_front()?;
+        let level = match self.priorities {
+            Priorities::Strict(_) => {
+                self.settle_top();
+                self.top
+            }
+            Priorities::TwoToOne => self.favoured()?,
+        };
+        let entry = self.levels.get_mut(level)?.pop_front()?;
         self.len -= 1;
         self.bytes -= entry.message.body().len();
         Some(entry)
@@ -127,6 +156,19 @@ impl<D> Ready<D> {
         }
     }
 
+    /// The level whose turn it is, of a quorum queue's two.
+    fn favoured(&mut self) -> Option<usize> {
+        let head = |level: usize| self.levels.get(level)?.front().map(|entry| entry.seq);
+        let level = match (head(0), head(1)) {
+            (None, None) => return None,
+            (Some(normal), Some(high)) if self.favours == 2 => usize::from(high < normal),
+            (_, Some(_)) => 1,
+            (Some(_), None) => 0,
+        };
+        self.favours = (self.favours + 1) % 3;
+        Some(level)
+    }
+
     fn settle_top(&mut self) {
         while self.top > 0 && self.levels.get(self.top).is_none_or(|list| list.is_empty()) {
             self.top -= 1;
@@ -151,7 +193,7 @@ mod tests {
 
     #[test]
     fn higher_priorities_come_first_and_keep_their_order() {
-        let mut ready = Ready::new(5);
+        let mut ready = Ready::new(Priorities::Strict(5));
         for (seq, priority) in [(1, 0), (2, 5), (3, 3), (4, 5), (5, 9), (6, 0)] {
             ready.push(entry(seq, priority));
         }
@@ -161,7 +203,7 @@ mod tests {
 
     #[test]
     fn without_priorities_the_property_is_ignored() {
-        let mut ready = Ready::new(0);
+        let mut ready = Ready::new(Priorities::Strict(0));
         ready.push(entry(1, 0));
         ready.push(entry(2, 200));
         assert_eq!(order(&mut ready), [1, 2]);
@@ -169,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_stands_before_what_came_later_in_its_priority() {
-        let mut ready = Ready::new(1);
+        let mut ready = Ready::new(Priorities::Strict(1));
         for (seq, priority) in [(3, 1), (4, 0), (6, 1)] {
             ready.push(entry(seq, priority));
         }
@@ -177,9 +219,23 @@ mod tests {
         assert_eq!(order(&mut ready), [1, 3, 5, 6, 2, 4]);
     }
 
+    /// RabbitMQ 4.0 gave both orders.
+    #[test]
+    fn a_quorum_queue_favours_high_priorities_two_to_one() {
+        let mut ready = Ready::new(Priorities::TwoToOne);
+        (1..=4).for_each(|seq| ready.push(entry(seq, seq as u8)));
+        (5..=9).for_each(|seq| ready.push(entry(seq, seq as u8)));
+        assert_eq!(order(&mut ready), [5, 6, 1, 7, 8, 2, 9, 3, 4]);
+        let mut ready = Ready::new(Priorities::TwoToOne);
+        (1..=4).for_each(|seq| ready.push(entry(seq, 255)));
+        (5..=6).for_each(|seq| ready.push(entry(seq, 0)));
+        assert_eq!(order(&mut ready), [1, 2, 3, 4, 5, 6], "what is older anyway needs no favour");
+        assert_eq!((ready.len(), ready.bytes()), (0, 0));
+    }
+
     #[test]
     fn only_heads_are_taken() {
-        let mut ready = Ready::new(1);
+        let mut ready = Ready::new(Priorities::Strict(1));
         for (seq, priority) in [(1, 0), (2, 0), (3, 1), (4, 1)] {
             ready.push(entry(seq, priority));
         }

@@ -11,6 +11,7 @@ use crate::broker::arguments::ConsumerArguments;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::name::{REPLY_TO, Resource};
 use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
+use crate::broker::queue_type::QueueType;
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
     ReplyTo, Settled, Share,
@@ -170,6 +171,11 @@ impl Broker for Client {
         let resource = Resource::queue(&queue.name, &self.engine.vhost);
         let arguments =
             ConsumerArguments::parse(spec.arguments, queue.kind()).map_err(|e| e.fault(resource))?;
+        let is_quorum = queue.kind() == QueueType::Quorum;
+        if is_quorum && spec.credit.is_limited() {
+            let text = format!("{resource} does not support global qos");
+            return Err(Fault::new(ReplyCode::NotImplemented, text));
+        }
         let sink = ConsumerSink {
             outbox: self.outbox.clone(),
             key: spec.key,
@@ -178,7 +184,8 @@ impl Broker for Client {
         let options = ConsumerOptions {
             prefetch: spec.prefetch,
             no_ack: spec.no_ack,
-            exclusive: spec.exclusive,
+            // RabbitMQ does not look at it where the queue is a quorum queue.
+            exclusive: spec.exclusive && !is_quorum,
             priority: arguments.priority,
         };
         let added = self.engine.with_queue(&queue, |contents, _| contents.add_consumer(sink, options));
@@ -219,6 +226,14 @@ impl Broker for Client {
 
     fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {
         let queue = self.queue(name)?;
+        if queue.kind() == QueueType::Quorum && queue.arguments.single_active_consumer {
+            let text = format!(
+                "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues \
+                 with single active consumer",
+                Resource::queue(name, &self.engine.vhost)
+            );
+            return Err(Fault::new(ReplyCode::ResourceLocked, text));
+        }
         self.engine.touch(&queue);
         let now_ms = now_ms();
         let (entry, left) = self.engine.with_queue(&queue, |contents, effects| {
@@ -238,6 +253,10 @@ impl Broker for Client {
 
     fn requeue(&mut self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
         self.engine.requeue(queue, shares, entries);
+    }
+
+    fn counts_deliveries(&self, queue: &QueueRef) -> bool {
+        queue.kind().counts_deliveries()
     }
 
     fn resume(&mut self, queue: &QueueRef, consumer: ConsumerId) {

@@ -192,6 +192,7 @@ impl Engine {
 
     /// Entries come back to their old places, or nowhere if the queue is gone.
     pub(super) fn requeue(&self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
+        queue.count_stored(&entries, &self.store);
         let orphans = self.with_queue(queue, |contents, effects| {
             shares.iter().for_each(|share| contents.settle(share.consumer, share.count));
             if contents.is_deleted() {

@@ -146,6 +146,23 @@ impl QueueCell {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells the store how often entries came back; before anybody can take them again.
+    pub(super) fn count_stored(&self, entries: &[Entry<Stored>], store: &Store) {
+        if !self.arguments.queue_type.counts_deliveries() {
+            return;
+        }
+        let is_counted =
+            |entry: &&Entry<Stored>| entry.delivery_count > 0 && matches!(entry.durable, Stored::Yes { .. });
+        let mut counted = entries.iter().filter(is_counted).peekable();
+        // What one appender appends is one batch, so a million of them are several.
+        while counted.peek().is_some() {
+            let mut appender = store.appender();
+            for entry in counted.by_ref().take(PURGE_KEYS_MAX) {
+                appender.count_deliveries(self.id, entry.seq, entry.delivery_count);
+            }
+        }
+    }
+
     /// Strikes entries from the store, or from the inbox if they have not got further.
     pub(super) fn delete_stored<'e>(
         &self,

@@ -142,6 +142,7 @@ impl Client {
             return Ok((0, self.engine.as_found(true)));
         };
         self.check_owner(&queue)?;
+        self.check_conditions(&queue, if_unused, if_empty)?;
         let check = |contents: &Contents| {
             let counts = contents.counts();
             let refuse = |what| {
@@ -156,6 +157,21 @@ impl Client {
         let deleted = self.engine.delete_checked(&queue, check)?;
         self.exclusive.retain(|other| *other != queue);
         Ok(deleted)
+    }
+
+    /// A quorum queue is deleted without conditions or not at all, in RabbitMQ's words.
+    fn check_conditions(&self, queue: &QueueRef, if_unused: bool, if_empty: bool) -> Result<(), Fault> {
+        let flag = match (queue.kind(), if_unused, if_empty) {
+            (QueueType::Quorum, true, _) => "if-unused",
+            (QueueType::Quorum, false, true) => "if-empty",
+            (QueueType::Quorum | QueueType::Classic | QueueType::Stream, ..) => return Ok(()),
+        };
+        let resource = Resource::queue(&queue.name, &self.engine.vhost);
+        let text = format!(
+            "cannot delete {resource}. queue.delete operations with {flag} flag set are not supported by \
+             quorum queues"
+        );
+        Err(Fault::new(ReplyCode::NotImplemented, text))
     }
 
     pub(super) fn delete_now(&self, queue: &QueueRef) {

@@ -80,7 +80,7 @@ fn queue(
                 seq: entry.seq,
                 // After a crash nobody knows what was on the wire, so everything may have been.
                 redelivered: !clean || entry.seq <= delivered_up_to,
-                delivery_count: entry.meta.delivery_count,
+                delivery_count: entry.delivery_count,
                 priority: entry.meta.priority,
                 expires_ms: entry.meta.expires_ms,
                 message: entry.message,

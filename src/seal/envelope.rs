@@ -41,12 +41,14 @@ pub enum Kind {
     User = 7,
     /// How many entries a body has; reserved.
     Refcount = 8,
+    /// How often an entry came back from a consumer.
+    DeliveryCount = 9,
 }
 
 impl Kind {
     fn parse(byte: u8) -> Option<Kind> {
         use Kind::*;
-        [Body, BodyChunk, Entry, Manifest, Commit, Topology, User, Refcount]
+        [Body, BodyChunk, Entry, Manifest, Commit, Topology, User, Refcount, DeliveryCount]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -163,7 +165,7 @@ mod tests {
         assert_eq!(with(0, 0), Malformed::Plain);
         assert_eq!(with(0, 2), Malformed::Version(2));
         assert_eq!(with(1, 0), Malformed::Kind(0));
-        assert_eq!(with(1, 9), Malformed::Kind(9));
+        assert_eq!(with(1, 10), Malformed::Kind(10));
         assert_eq!(with(2, 4), Malformed::Flags(4));
         assert_eq!(with(3, 2), Malformed::Suite(2));
         for cut in 0..OVERHEAD_BYTES {

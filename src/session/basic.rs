@@ -3,9 +3,10 @@
 
 use std::collections::VecDeque;
 
-use crate::amqp::field_table::Table;
+use crate::amqp::field_table::{Table, Value};
 use crate::amqp::frame::{self, Delivery};
 use crate::amqp::method::Method;
+use crate::amqp::properties::Properties;
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::name::REPLY_TO;
@@ -130,6 +131,8 @@ impl<B: Broker> Session<B> {
         let key = self.get_source(number, queue);
         let delivery_tag = self.channel(number)?.unacked.next_tag();
         let (exchange, routing_key, properties, body) = entry.message.parts();
+        let counted = counted(&entry, properties);
+        let properties = counted.as_deref().unwrap_or(properties);
         let ok = Method::BasicGetOk {
             delivery_tag,
             redelivered: entry.redelivered,
@@ -189,6 +192,8 @@ impl<B: Broker> Session<B> {
         let Some(Some(channel)) = self.channels.get_mut(usize::from(source.channel)) else { return };
         let delivery_tag = channel.unacked.next_tag();
         let (exchange, routing_key, properties, body) = entry.message.parts();
+        let counted = counted(&entry, properties);
+        let properties = counted.as_deref().unwrap_or(properties);
         let delivery = Delivery {
             channel: source.channel,
             consumer_tag: &source.tag,
@@ -237,6 +242,16 @@ impl<B: Broker> Session<B> {
             frame::write_method(&mut self.out, number, &cancel);
         }
     }
+}
+
+/// The properties of a message that came back to a queue that counts, with the count in its headers: made
+/// for each delivery, so that what is stored and shared stays as it was published.
+fn counted<D>(entry: &Entry<D>, properties: &[u8]) -> Option<Vec<u8>> {
+    if entry.delivery_count == 0 {
+        return None;
+    }
+    let count = Value::I64(entry.delivery_count.into());
+    Properties::with_header(properties, "x-delivery-count", count).ok()
 }
 
 /// The flags of basic.consume.

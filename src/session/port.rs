@@ -286,6 +286,8 @@ pub trait Broker {
     );
     /// Back to the queue, to their old places; the counts of `shares` make up the entries.
     fn requeue(&mut self, queue: &Self::Queue, shares: &[Share], entries: Vec<Entry<Self::Durable>>);
+    /// Whether a delivery that comes back counts, and the next one tells so (`x-delivery-count`).
+    fn counts_deliveries(&self, queue: &Self::Queue) -> bool;
     /// The consumer may have room again.
     fn resume(&mut self, queue: &Self::Queue, consumer: ConsumerId);
     /// A fresh name with that prefix, unguessable: base64url of 16 random bytes, as RabbitMQ's.

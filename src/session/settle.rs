@@ -199,7 +199,10 @@ impl<B: Broker> Session<B> {
         for Unacked { source: key, entry, .. } in unacked {
             self.credit_back(key);
             let Some(source) = self.sources.get_mut(key as usize) else { continue };
-            back_to(&mut returns, &source.queue).push(source.consumer, returned(entry));
+            let counted = u32::from(self.broker.counts_deliveries(&source.queue));
+            let delivery_count = entry.delivery_count.saturating_add(counted);
+            let entry = Entry { redelivered: true, delivery_count, ..entry };
+            back_to(&mut returns, &source.queue).push(source.consumer, entry);
             source.outstanding = source.outstanding.saturating_sub(1);
             self.drop_idle(key as usize);
         }
@@ -282,10 +285,6 @@ fn back_to<'r, Q: Clone + Eq + std::hash::Hash, D>(
     queue: &Q,
 ) -> &'r mut Back<D> {
     returns.entry(queue.clone()).or_insert_with(|| Back { shares: Vec::new(), entries: Vec::new() })
-}
-
-fn returned<D>(entry: Entry<D>) -> Entry<D> {
-    Entry { redelivered: true, delivery_count: entry.delivery_count.saturating_add(1), ..entry }
 }
 
 fn unknown_tag(tag: u64) -> Fault {

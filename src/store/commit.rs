@@ -40,6 +40,12 @@ pub(super) enum Op {
         seq: Seq,
         shared: Option<Arc<SharedBody>>,
     },
+    /// How often an entry came back from a consumer.
+    Count {
+        queue: QueueId,
+        seq: Seq,
+        count: u32,
+    },
     /// An entry promised to a shared body was struck out or will never come.
     Settle(Arc<SharedBody>),
     /// Struck out.
@@ -411,6 +417,12 @@ impl Appender<'_> {
     /// One of the entries promised to [`super::Store::shared_body`] will never be put.
     pub fn release(&mut self, shared: &Arc<SharedBody>) {
         self.push(Op::Settle(Arc::clone(shared)), false);
+    }
+
+    /// Remembers how often an entry came back, in the place of an earlier count; it goes with the entry.
+    /// To be told before anybody can take the entry again. No confirm waits for it.
+    pub fn count_deliveries(&mut self, queue: QueueId, seq: Seq, count: u32) {
+        self.push(Op::Count { queue, seq, count }, false);
     }
 
     /// Writes a row, new or in the place of an older one.

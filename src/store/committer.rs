@@ -17,7 +17,7 @@ use super::files::FolderLock;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
 use super::ledger::Ledger;
-use super::record::{BodyRef, CommitRow, Content, EntryRecord, Manifest, RowRecord};
+use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Manifest, RowRecord};
 use super::rocks::{Batch, Rocks};
 use super::sealing::Sealing;
 use crate::broker::id::{BodyId, QueueId, Seq};
@@ -35,13 +35,15 @@ pub(super) struct Purge {
     pub(super) seqs: VecDeque<Seq>,
     /// Each stands for one entry less.
     pub(super) shared: VecDeque<Arc<SharedBody>>,
+    /// Delivery counts of entries that are gone.
+    pub(super) counts: VecDeque<(QueueId, Seq)>,
     /// Bodies that no entry names.
     pub(super) orphans: VecDeque<(BodyId, u32)>,
 }
 
 impl Purge {
     fn keys(&self) -> usize {
-        self.seqs.len() + self.shared.len() + self.orphans.len()
+        self.seqs.len() + self.shared.len() + self.counts.len() + self.orphans.len()
     }
 }
 
@@ -149,6 +151,9 @@ impl Committer {
             Op::Delete { queue, seq, shared } => {
                 if self.ledger.delete(*queue, *seq) {
                     batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
+                    if self.ledger.uncount(*queue, *seq) {
+                        batch.delete(Family::Meta, &Key::delivery_count(*queue, *seq));
+                    }
                     shared.iter().for_each(|body| settle(body, batch, tally));
                 } else if !self.ledger.knows(*queue) {
                     // The queue was dropped, and the entry's key with it; a consumer held its body until now.
@@ -156,6 +161,7 @@ impl Committer {
                 }
                 Ok(())
             }
+            Op::Count { queue, seq, count } => self.count(*queue, *seq, *count, batch, tally),
             Op::Settle(body) => {
                 settle(body, batch, tally);
                 Ok(())
@@ -196,6 +202,24 @@ impl Committer {
         Ok(())
     }
 
+    /// An entry that is gone by now needs no count.
+    fn count(
+        &mut self,
+        queue: QueueId,
+        seq: Seq,
+        count: u32,
+        batch: &mut Batch<'_>,
+        tally: &mut Tally,
+    ) -> Result<(), CommitFailure> {
+        if self.ledger.count(queue, seq) {
+            let (key, record) = (Key::delivery_count(queue, seq), DeliveryCount { queue, seq, count });
+            self.sealing.seal(&record, Family::Meta, &key, &mut self.value).map_err(refused)?;
+            batch.put(Family::Meta, &key, &self.value);
+            tally.records += 1;
+        }
+        Ok(())
+    }
+
     /// Marks the queue as gone and leaves its entries to [`Committer::purge_step`].
     fn drop_queue(
         &mut self,
@@ -205,7 +229,8 @@ impl Committer {
     ) -> Result<(), CommitFailure> {
         let dropped = self.ledger.drop_queue(queue);
         let shared: VecDeque<_> = bodies.iter().cloned().collect();
-        let purge = Purge { queue, seqs: dropped.seqs, shared, orphans: VecDeque::new() };
+        let counts = dropped.counted.into_iter().map(|seq| (queue, seq)).collect();
+        let purge = Purge { queue, seqs: dropped.seqs, shared, counts, orphans: VecDeque::new() };
         if purge.keys() == 0 {
             if dropped.has_manifest {
                 batch.delete(Family::Meta, &Key::manifest(queue));
@@ -228,6 +253,8 @@ impl Committer {
                     batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
                 } else if let Some(body) = purge.shared.pop_front() {
                     settle(&body, batch, tally);
+                } else if let Some((queue, seq)) = purge.counts.pop_front() {
+                    batch.delete(Family::Meta, &Key::delivery_count(queue, seq));
                 } else if let Some((id, chunk)) = purge.orphans.pop_front() {
                     batch.delete_once(Family::Bodies, &Key::body(id, chunk));
                 }

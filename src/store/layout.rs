@@ -1,7 +1,8 @@
 //! Column families, keys and row kinds (store.md 6.5). RocksDB keys are opaque integers only.
 //!
 //! ```text
-//! default ("d")  0x01 0u64 commit row | 0x02 queue u64 manifest | row kind u8, row id u64
+//! default ("d")  0x01 0u64 commit row | 0x02 queue u64 manifest | 0x03 queue u64, seq u64 delivery count
+//!                row kind u8, row id u64
 //! q              queue u64 | seq u64          an entry
 //! b              body u64  | chunk u32        a body, or a piece of one
 //! ```
@@ -100,21 +101,24 @@ impl RowKind {
 
 const COMMIT: u8 = 0x01;
 const MANIFEST: u8 = 0x02;
+const DELIVERY_COUNT: u8 = 0x03;
+
+const KEY_BYTES_MAX: usize = 17;
 
 /// A RocksDB key without an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    bytes: [u8; 16],
+    bytes: [u8; KEY_BYTES_MAX],
     len: usize,
 }
 
 impl Key {
     pub(super) fn entry(queue: QueueId, seq: Seq) -> Key {
-        Key { bytes: ((u128::from(queue.0) << 64) | u128::from(seq.0)).to_be_bytes(), len: 16 }
+        Key::new((u128::from(queue.0) << 64) | u128::from(seq.0), 16)
     }
 
     pub(super) fn body(id: BodyId, chunk: u32) -> Key {
-        Key { bytes: ((u128::from(id.0) << 64) | (u128::from(chunk) << 32)).to_be_bytes(), len: 12 }
+        Key::new((u128::from(id.0) << 64) | (u128::from(chunk) << 32), 12)
     }
 
     pub(super) fn commit() -> Key {
@@ -125,12 +129,25 @@ impl Key {
         Key::meta(MANIFEST, queue.0)
     }
 
+    pub(super) fn delivery_count(queue: QueueId, seq: Seq) -> Key {
+        let Key { bytes: entry, len } = Key::entry(queue, seq);
+        let mut key = Key { bytes: [DELIVERY_COUNT; KEY_BYTES_MAX], len: len + 1 };
+        key.bytes.iter_mut().skip(1).zip(entry).for_each(|(byte, of_entry)| *byte = of_entry);
+        key
+    }
+
     pub(super) fn row(kind: RowKind, id: RowId) -> Key {
         Key::meta(kind as u8, id.0)
     }
 
     fn meta(kind: u8, id: u64) -> Key {
-        Key { bytes: ((u128::from(kind) << 120) | (u128::from(id) << 56)).to_be_bytes(), len: 9 }
+        Key::new((u128::from(kind) << 120) | (u128::from(id) << 56), 9)
+    }
+
+    fn new(number: u128, len: usize) -> Key {
+        let mut bytes = [0; KEY_BYTES_MAX];
+        bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(byte, of_number)| *byte = of_number);
+        Key { bytes, len }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -143,12 +160,16 @@ impl Key {
 pub(super) enum MetaKey {
     Commit,
     Manifest(QueueId),
+    DeliveryCount(QueueId, Seq),
     Row(RowKind, RowId),
 }
 
 /// Takes a key of the default column family apart; `None` is a key that this program never writes.
 pub(super) fn parse_meta(key: &[u8]) -> Option<MetaKey> {
     let (kind, id) = key.split_first()?;
+    if *kind == DELIVERY_COUNT {
+        return parse_entry(id).map(|(queue, seq)| MetaKey::DeliveryCount(queue, seq));
+    }
     let id = u64::from_be_bytes(id.try_into().ok()?);
     match *kind {
         COMMIT if id == 0 => Some(MetaKey::Commit),
@@ -196,6 +217,8 @@ mod tests {
             prop_assert_eq!(parse_entry(Key::entry(QueueId(a), Seq(b)).as_bytes()), Some((QueueId(a), Seq(b))));
             prop_assert_eq!(parse_body(Key::body(BodyId(a), c).as_bytes()), Some((BodyId(a), c)));
             prop_assert_eq!(parse_meta(Key::manifest(QueueId(a)).as_bytes()), Some(MetaKey::Manifest(QueueId(a))));
+            let count = Key::delivery_count(QueueId(a), Seq(b));
+            prop_assert_eq!(parse_meta(count.as_bytes()), Some(MetaKey::DeliveryCount(QueueId(a), Seq(b))));
             for kind in RowKind::ALL {
                 let key = Key::row(kind, RowId(b));
                 prop_assert_eq!(parse_meta(key.as_bytes()), Some(MetaKey::Row(kind, RowId(b))));
@@ -212,7 +235,7 @@ mod tests {
         fn foreign_keys_are_refused(key in proptest::collection::vec(any::<u8>(), 0..20)) {
             prop_assert!(key.len() == 16 || parse_entry(&key).is_none());
             prop_assert!(key.len() == 12 || parse_body(&key).is_none());
-            prop_assert!(key.len() == 9 || parse_meta(&key).is_none());
+            prop_assert!([9, 17].contains(&key.len()) || parse_meta(&key).is_none());
         }
     }
 }

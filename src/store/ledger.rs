@@ -2,7 +2,7 @@
 //! sum. The committer keeps it and writes it out as manifests; it also guards the rule that an entry's key
 //! is written once and removed once, on which RocksDB's SingleDelete relies.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::record::Manifest;
 use crate::broker::id::{QueueId, Seq};
@@ -16,6 +16,8 @@ pub(super) struct Ledger {
     queues: HashMap<QueueId, QueueLedger, foldhash::fast::RandomState>,
     multiset: Option<Multiset>,
     touched: Vec<QueueId>,
+    /// Live entries that have a record of their deliveries beside them.
+    counted: HashSet<(QueueId, Seq), foldhash::fast::RandomState>,
 }
 
 #[derive(Default)]
@@ -46,12 +48,14 @@ pub(super) struct Duplicate(QueueId, Seq);
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dropped {
     pub(super) seqs: VecDeque<Seq>,
+    /// Those of them that have a delivery count.
+    pub(super) counted: Vec<Seq>,
     pub(super) has_manifest: bool,
 }
 
 impl Ledger {
     pub(super) fn new(multiset: Option<Multiset>) -> Ledger {
-        Ledger { queues: HashMap::default(), multiset, touched: Vec::new() }
+        Ledger { queues: HashMap::default(), multiset, touched: Vec::new(), counted: HashSet::default() }
     }
 
     fn term(&self, queue: QueueId, seq: Seq) -> u128 {
@@ -106,6 +110,22 @@ impl Ledger {
         true
     }
 
+    /// Whether the entry is live; if so it has a delivery count from now on.
+    pub(super) fn count(&mut self, queue: QueueId, seq: Seq) -> bool {
+        let Some(ledger) = self.queues.get(&queue) else { return false };
+        let at = ledger.entries.binary_search_by_key(&seq.0, |entry| entry.seq);
+        let is_live = at.ok().and_then(|at| ledger.entries.get(at)).is_some_and(|entry| !entry.dead);
+        if is_live {
+            self.counted.insert((queue, seq));
+        }
+        is_live
+    }
+
+    /// Whether an entry that was deleted had a delivery count, which is to be removed as well.
+    pub(super) fn uncount(&mut self, queue: QueueId, seq: Seq) -> bool {
+        !self.counted.is_empty() && self.counted.remove(&(queue, seq))
+    }
+
     /// Remembers how far a queue was delivered; written when something else touches the queue. One that is
     /// not known has nothing stored, or is gone: it is not remembered, or each would leave a place behind.
     pub(super) fn delivered_up_to(&mut self, queue: QueueId, seq: Seq) {
@@ -122,8 +142,10 @@ impl Ledger {
     /// Forgets a queue.
     pub(super) fn drop_queue(&mut self, queue: QueueId) -> Dropped {
         let Some(ledger) = self.queues.remove(&queue) else { return Dropped::default() };
-        let seqs = ledger.entries.iter().filter(|entry| !entry.dead).map(|entry| Seq(entry.seq)).collect();
-        Dropped { seqs, has_manifest: ledger.has_manifest }
+        let seqs: VecDeque<Seq> =
+            ledger.entries.iter().filter(|entry| !entry.dead).map(|entry| Seq(entry.seq)).collect();
+        let counted = seqs.iter().copied().filter(|seq| self.uncount(queue, *seq)).collect();
+        Dropped { seqs, counted, has_manifest: ledger.has_manifest }
     }
 
     /// Takes over what recovery found in a queue's manifest.
@@ -236,6 +258,17 @@ mod tests {
         assert_eq!(ledger.put(QUEUE, Seq(3), 1), Err(Duplicate(QUEUE, Seq(3))));
         assert!(ledger.delete(QUEUE, Seq(3)));
         assert!(!ledger.delete(QUEUE, Seq(3)) && !ledger.delete(QueueId(6), Seq(3)));
+    }
+
+    #[test]
+    fn only_a_live_entry_has_a_delivery_count_and_it_goes_with_the_entry() {
+        let mut ledger = ledger();
+        (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1).unwrap());
+        assert!(ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(3)));
+        assert!(ledger.delete(QUEUE, Seq(2)) && ledger.uncount(QUEUE, Seq(2)));
+        assert!(!ledger.uncount(QUEUE, Seq(2)), "once");
+        assert!(!ledger.count(QUEUE, Seq(2)) && !ledger.count(QueueId(6), Seq(3)));
+        assert_eq!(ledger.drop_queue(QUEUE).counted, [Seq(3)]);
     }
 
     #[test]

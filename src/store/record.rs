@@ -292,6 +292,36 @@ pub(super) fn read_manifest(text: &[u8]) -> Result<Manifest, BadContent> {
     Ok(manifest)
 }
 
+/// How often an entry came back; beside the entry, because that is written once only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeliveryCount {
+    pub(super) queue: QueueId,
+    pub(super) seq: Seq,
+    pub(super) count: u32,
+}
+
+impl Record for DeliveryCount {
+    fn kind(&self) -> Kind {
+        Kind::DeliveryCount
+    }
+
+    fn write(&self, _: Padding, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.count.to_be_bytes());
+    }
+
+    fn describe(&self) -> serde_json::Value {
+        json!({"kind": "delivery_count", "queue_id": self.queue.0, "seq": self.seq.0, "count": self.count})
+    }
+}
+
+/// Reads a delivery count back; which entry it is of stands in its key.
+pub(super) fn read_delivery_count(text: &[u8]) -> Result<u32, BadContent> {
+    let mut cursor = Cursor(text, BadContent("a delivery count"));
+    let count = cursor.u32()?;
+    cursor.must_be_empty()?;
+    Ok(count)
+}
+
 /// The store-wide counters, written by every commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CommitRow {

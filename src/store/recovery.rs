@@ -14,7 +14,8 @@ use super::error::StoreError;
 use super::layout::{Family, Key, MetaKey, RowKind, parse_body, parse_entry, parse_meta};
 use super::ledger::Ledger;
 use super::record::{
-    BodyRef, CommitRow, EntryMeta, Manifest, read_body, read_commit, read_entry, read_manifest, read_row,
+    BodyRef, CommitRow, EntryMeta, Manifest, read_body, read_commit, read_delivery_count, read_entry,
+    read_manifest, read_row,
 };
 use super::rocks::Rocks;
 use super::sealing::{Facts, Opening, Unreadable};
@@ -74,6 +75,8 @@ pub struct RecoveredEntry {
     pub shared: Option<Arc<SharedBody>>,
     /// Its other facts.
     pub meta: EntryMeta,
+    /// How often it came back from a consumer.
+    pub delivery_count: u32,
 }
 
 /// An entry that cannot be read: it stays in the store, is not delivered, and goes with its queue.
@@ -157,6 +160,7 @@ struct Scan<'a> {
     text: Vec<u8>,
     rows: Vec<Row>,
     manifests: BTreeMap<QueueId, Manifest>,
+    counts: HashMap<(QueueId, Seq), u32>,
     bodies: HashMap<BodyId, Body>,
     queues: BTreeMap<QueueId, Vec<FoundEntry>>,
     dropping: BTreeMap<QueueId, Vec<Seq>>,
@@ -182,6 +186,7 @@ pub(super) fn restore(
         text: Vec::new(),
         rows: Vec::new(),
         manifests: BTreeMap::new(),
+        counts: HashMap::new(),
         bodies: HashMap::new(),
         queues: BTreeMap::new(),
         dropping: BTreeMap::new(),
@@ -229,6 +234,14 @@ impl Scan<'_> {
                 let manifest =
                     read.map_err(|e| self.refuse(&format!("the manifest of queue {}", queue.0), e))?;
                 self.manifest(queue, manifest);
+                Ok(())
+            }
+            MetaKey::DeliveryCount(queue, seq) => {
+                let kinds = &[Kind::DeliveryCount];
+                let opened = self.opening.open(kinds, Family::Meta, key, value, &mut self.text);
+                let read = opened.and_then(|_| Ok(read_delivery_count(&self.text)?));
+                let count = read.map_err(|e| self.refuse(&format!("a count of queue {}", queue.0), e))?;
+                self.counts.insert((queue, seq), count);
                 Ok(())
             }
             MetaKey::Row(kind, id) => {
@@ -395,7 +408,7 @@ impl Scan<'_> {
     }
 
     /// What a crash left to be cleared away: the rest of dropped queues, and bodies without entries.
-    fn purges(&self) -> Vec<Purge> {
+    fn purges(&mut self) -> Vec<Purge> {
         let mut purges: Vec<Purge> = self
             .dropping
             .iter()
@@ -405,6 +418,10 @@ impl Scan<'_> {
                 ..Purge::default()
             })
             .collect();
+        let (counts, ledger) = (&self.counts, &mut self.ledger);
+        let gone = counts.keys().copied().filter(|(queue, seq)| !ledger.count(*queue, *seq));
+        let purge = Purge { counts: gone.collect(), ..Purge::default() };
+        purges.extend((!purge.counts.is_empty()).then_some(purge));
         if self.quarantined.is_empty() {
             let orphans = self.bodies.values().filter(|body| body.entries == 0);
             let keys =
@@ -435,7 +452,9 @@ impl Scan<'_> {
                         shared.get(&body).map(|body| (body.message().clone(), Some(Arc::clone(body))))?
                     }
                 };
-                Some(RecoveredEntry { seq, message, shared, meta })
+                let counted = self.counts.get(&(id, seq)).copied().unwrap_or_default();
+                let delivery_count = counted.max(u32::from(meta.delivery_count));
+                Some(RecoveredEntry { seq, message, shared, meta, delivery_count })
             });
             let manifest = self.ledger.manifest(id);
             let next_seq = manifest.next_seq.max(Seq(1));

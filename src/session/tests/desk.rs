@@ -284,6 +284,10 @@ impl Broker for Desk {
         }
     }
 
+    fn counts_deliveries(&self, name: &Vec<u8>) -> bool {
+        self.0.borrow().queues.get(name).is_some_and(|queue| queue.rules().queue_type.counts_deliveries())
+    }
+
     fn resume(&mut self, name: &Vec<u8>, consumer: ConsumerId) {
         let mut books = self.0.borrow_mut();
         if let Some(queue) = books.queues.get_mut(name) {

@@ -185,6 +185,37 @@ fn an_appender_is_one_batch_however_long_it_is() {
 }
 
 #[test]
+fn a_delivery_count_comes_back_with_its_entry_and_goes_with_it() {
+    for mode in [Mode::Sealed, Mode::PlainInsecure] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = try_open(dir.path(), mode, Some(kek())).unwrap();
+        put_range(&store, QUEUE, 1..=4);
+        let mut appender = store.appender();
+        for (seq, count) in [(2, 4), (2, 70_000), (3, 5), (9, 1)] {
+            appender.count_deliveries(QUEUE, Seq(seq), count);
+        }
+        drop(appender);
+        let (store, recovered) = reopen(store);
+        let counts = |recovered: &Recovered| -> Vec<u32> {
+            recovered.queues[0].entries.iter().map(|entry| entry.delivery_count).collect()
+        };
+        assert_eq!(counts(&recovered), [3, 70_000, 5, 3], "3 is what they were put with");
+        store.appender().delete(QUEUE, Seq(2), None, Position(0));
+        let (store, recovered) = reopen(store);
+        assert_eq!(counts(&recovered), [3, 5, 3]);
+        store.close().unwrap();
+        drop(store);
+        let counted = |dir: &Path| keys(dir, Family::Meta).iter().filter(|key| key.len() == 17).count();
+        assert_eq!(counted(dir.path()), 1);
+        let (store, _) = try_open(dir.path(), mode, Some(kek())).unwrap();
+        store.appender().drop_queue(QUEUE, Vec::new());
+        store.close().unwrap();
+        drop(store);
+        assert_eq!(counted(dir.path()), 0, "the queue takes it along");
+    }
+}
+
+#[test]
 fn a_dropped_queue_does_not_come_back_even_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
