@@ -94,3 +94,9 @@ pub const HASH_WEIGHT_MAX: u32 = 1_000_000;
 /// Routing keys in the headers CC and BCC of one message, together: each is routed, so one small publish must not
 /// buy more work than that many publishes.
 pub const COPIES_MAX: usize = 10_000;
+
+/// Compiled size of one permission's regular expression in bytes; larger ones count repetitions of repetitions.
+pub const PERMISSION_REGEX_BYTES_MAX: usize = 256 * 1024;
+
+/// Exchanges that one connection remembers as writable; most publish to a few.
+pub const WRITABLE_EXCHANGES_MAX: usize = 64;

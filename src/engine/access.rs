@@ -1,8 +1,9 @@
-//! Users: who may log in, from where, with which password. Hashing is `seal`'s; verifying takes
-//! milliseconds on purpose, so callers do it off the reactor.
+//! Users: who may log in, from where, with which password, and with which permissions. Hashing is `seal`'s;
+//! verifying takes milliseconds on purpose, so callers do it off the reactor.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Condvar, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use crate::broker::id::RowId;
 use crate::seal::password;
@@ -10,6 +11,7 @@ use crate::session::port::{Login, LoginRefused, Mechanism};
 use crate::store::{RowKind, Store};
 
 use super::engine_core::EngineError;
+use super::rights::{Permissions, Permit, Rights};
 use super::rows::UserRow;
 
 /// One user.
@@ -20,11 +22,59 @@ pub struct User {
     pub(super) password_hash: String,
     /// `administrator` and others
     pub tags: Vec<String>,
+    /// in which virtual host what; `None` is a row from before permissions were kept
+    pub(super) grants: Option<Vec<Grant>>,
+}
+
+/// A user's permissions in one virtual host.
+#[derive(Clone)]
+pub(super) struct Grant {
+    pub vhost: String,
+    pub permissions: Permissions,
+    pub rights: Arc<Rights>,
+}
+
+impl Grant {
+    pub fn new(vhost: String, permissions: Permissions) -> Result<Grant, String> {
+        let rights = Arc::new(Rights::compile(&permissions)?);
+        Ok(Grant { vhost, permissions, rights })
+    }
+}
+
+impl User {
+    /// Its rights in that virtual host, if it may enter.
+    fn rights(&self, vhost: &str) -> Option<Arc<Rights>> {
+        let Some(grants) = &self.grants else {
+            // Everybody could do everything then; only who administrates keeps that.
+            let is_administrator = self.tags.iter().any(|tag| tag == "administrator");
+            let all = is_administrator.then(|| Rights::compile(&Permissions::all()).ok());
+            return all.flatten().map(Arc::new);
+        };
+        grants.iter().find(|grant| grant.vhost == vhost).map(|grant| grant.rights.clone())
+    }
+
+    fn may_impersonate(&self) -> bool {
+        self.tags.iter().any(|tag| tag == "impersonator")
+    }
+}
+
+/// A user as somebody wants it to be.
+pub struct UserSpec<'a> {
+    /// the name
+    pub name: &'a str,
+    /// the password in clear
+    pub password: &'a [u8],
+    /// `administrator` and others
+    pub tags: &'a [String],
+    /// in the engine's virtual host; `None` is no access to it
+    pub permissions: Option<&'a Permissions>,
 }
 
 /// All users. Reads are frequent (each login), changes rare.
 pub struct Users {
     users: RwLock<HashMap<String, User>>,
+    /// counts changes, so that connections know when to look at their rights again
+    version: AtomicU64,
     /// who may only come from this machine
     loopback_only: RwLock<HashSet<String>>,
     /// digests of logins that were right, so that a client that opens many connections pays for
@@ -68,6 +118,15 @@ impl Drop for Place<'_> {
     }
 }
 
+fn are_same(grants: &[Grant], wanted: Option<&Grant>) -> bool {
+    let same = |a: &Grant, b: &Grant| a.vhost == b.vhost && a.permissions == b.permissions;
+    match (grants, wanted) {
+        ([], None) => true,
+        ([grant], Some(wanted)) => same(grant, wanted),
+        (_, _) => false,
+    }
+}
+
 /// Right logins remembered at once; past that the memory is emptied.
 const PROVEN_MAX: usize = 1024;
 
@@ -75,6 +134,7 @@ impl Users {
     pub(super) fn new(users: HashMap<String, User>) -> Result<Users, EngineError> {
         Ok(Users {
             users: RwLock::new(users),
+            version: AtomicU64::new(0),
             loopback_only: RwLock::default(),
             proven: Mutex::default(),
             proof: password::Proof::new().map_err(|e| EngineError::Random(e.to_string()))?,
@@ -135,28 +195,51 @@ impl Users {
         is_right
     }
 
-    pub(super) fn ensure(
-        &self,
-        store: &Store,
-        name: &str,
-        password: &[u8],
-        tags: &[String],
-    ) -> Result<(), EngineError> {
+    pub(super) fn ensure(&self, store: &Store, vhost: &str, spec: &UserSpec<'_>) -> Result<(), EngineError> {
+        let UserSpec { name, password, tags, permissions } = *spec;
+        let failed = |reason: String| EngineError::User { user: name.to_owned(), reason };
+        let grant =
+            permissions.map(|p| Grant::new(vhost.to_owned(), p.clone())).transpose().map_err(failed)?;
         let known = self.users.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        if let Some(user) = &known
+        let verified = known.as_ref().filter(|user| password::verify(&user.password_hash, password));
+        if let Some(user) = verified
             && user.tags == tags
-            && password::verify(&user.password_hash, password)
+            && user.grants.as_ref().is_some_and(|grants| are_same(grants, grant.as_ref()))
         {
             return Ok(());
         }
-        let failed = |reason: String| EngineError::User { user: name.to_owned(), reason };
-        let password_hash = password::hash(password).map_err(|e| failed(e.to_string()))?;
+        let password_hash = match verified {
+            Some(user) => user.password_hash.clone(),
+            None => password::hash(password).map_err(|e| failed(e.to_string()))?,
+        };
         let row = known.map_or_else(|| store.next_row_id(), |user| user.row);
-        let user = User { row, password_hash, tags: tags.to_vec() };
+        let grants = Some(grant.into_iter().collect());
+        let user = User { row, password_hash, tags: tags.to_vec(), grants };
         store.appender().put_row(RowKind::User, row, UserRow::of(name, &user).encode());
         self.users.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), user);
+        self.version.fetch_add(1, Ordering::Release);
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
+    }
+
+    /// Changes with every change of a user.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// What that user may do in the virtual host; `None` when it may not enter.
+    pub(super) fn permit(&self, name: &str, vhost: &str) -> Option<Permit> {
+        // Before the look: a change that comes in between is seen by the next comparison.
+        let version = self.version();
+        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
+        let rights = users.get(name)?.rights(vhost)?;
+        Some(Permit::new(name.to_owned(), rights, version))
+    }
+
+    /// Whether that user may publish in the name of others (the tag `impersonator`).
+    pub(super) fn may_impersonate(&self, name: &str) -> bool {
+        let users = self.users.read().unwrap_or_else(PoisonError::into_inner);
+        users.get(name).is_some_and(User::may_impersonate)
     }
 
     /// Names and tags, sorted, for lists.

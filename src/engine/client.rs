@@ -13,15 +13,17 @@ use crate::broker::name::{REPLY_TO, Resource};
 use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
 use crate::broker::queue_type::QueueType;
 use crate::session::port::{
-    Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, Outcome, Publish, QueueSpec,
-    ReplyTo, Settled, Share,
+    Barrier, BindingSpec, Broker, ConsumeSpec, Declared, DestinationKind, ExchangeSpec, Got, Outcome,
+    Publish, QueueSpec, ReplyTo, Settled, Share,
 };
 use crate::store::Position;
 
 use super::engine_core::{Engine, now_ms};
+use super::exchanges::check_not_default;
 use super::outbox::{ConsumerSink, Outbox};
 use super::publish::{RouteCache, published_to};
 use super::queue_cell::{QueueRef, Stored};
+use super::rights::{Permit, Right, Rights};
 
 /// One connection's view of the engine. Dropping it takes its exclusive queues along.
 pub struct Client {
@@ -34,13 +36,51 @@ pub struct Client {
     waker: Waker,
     pub(super) exclusive: Vec<QueueRef>,
     pub(super) routes: RouteCache,
+    /// what its user may do
+    pub(super) permit: Permit,
 }
 
 impl Client {
     pub(super) fn new(engine: Arc<Engine>, outbox: Arc<Outbox>, slot: usize, id: u64) -> Client {
         let waker = Waker::from(outbox.clone());
-        let routes = RouteCache::new(engine.draw());
-        Client { engine, outbox, slot, id, waker, exclusive: Vec::new(), routes }
+        let (exclusive, routes) = (Vec::new(), RouteCache::new(engine.draw()));
+        Client { engine, outbox, slot, id, waker, exclusive, routes, permit: Permit::nobody() }
+    }
+
+    /// Looks at the user's rights again if any user has changed: one comparison when none has.
+    pub(super) fn refresh_permit(&mut self) {
+        let users = &self.engine.users;
+        if self.permit.version == users.version() {
+            return;
+        }
+        let user = std::mem::take(&mut self.permit.user);
+        let lost = |version| Permit::new(user.clone(), Arc::new(Rights::none()), version);
+        let version = users.version();
+        self.permit = users.permit(&user, &self.engine.vhost).unwrap_or_else(|| lost(version));
+        self.routes.forget();
+    }
+
+    fn check_queue(&mut self, right: Right, name: &[u8]) -> Result<(), Fault> {
+        self.refresh_permit();
+        self.permit.check(right, Resource::queue(name, &self.engine.vhost))
+    }
+
+    fn check_exchange_right(&mut self, right: Right, name: &[u8]) -> Result<(), Fault> {
+        self.refresh_permit();
+        self.permit.check(right, Resource::exchange(name, &self.engine.vhost))
+    }
+
+    /// A binding writes to its destination and reads from its source, whichever way it goes.
+    fn check_binding(&mut self, spec: &BindingSpec<'_>) -> Result<(), Fault> {
+        match spec.kind {
+            DestinationKind::Queue => self.check_queue(Right::Write, spec.destination)?,
+            DestinationKind::Exchange => {
+                self.check_exchange_right(Right::Write, spec.destination)?;
+                check_not_default(spec.destination)?;
+            }
+        }
+        check_not_default(spec.source)?;
+        self.check_exchange_right(Right::Read, spec.source)
     }
 
     /// The queue, if this connection may use it.
@@ -76,11 +116,24 @@ impl Broker for Client {
         &self.engine.vhost
     }
 
-    fn open(&mut self, vhost: &[u8]) -> Result<(), Fault> {
-        if vhost == self.engine.vhost.as_bytes() {
-            return Ok(());
+    fn open(&mut self, user: &[u8], vhost: &[u8]) -> Result<(), Fault> {
+        let refuse = |text: String| Err(Fault::new(ReplyCode::NotAllowed, text));
+        if vhost != self.engine.vhost.as_bytes() {
+            return refuse(format!("vhost {} not found", lossy(vhost)));
         }
-        Err(Fault::new(ReplyCode::NotAllowed, format!("vhost {} not found", lossy(vhost))))
+        let name = std::str::from_utf8(user).unwrap_or_default();
+        match self.engine.users.permit(name, &self.engine.vhost) {
+            Some(permit) => self.permit = permit,
+            None => {
+                let vhost = &self.engine.vhost;
+                return refuse(format!("access to vhost '{vhost}' refused for user '{}'", lossy(user)));
+            }
+        }
+        Ok(())
+    }
+
+    fn may_impersonate(&self) -> bool {
+        self.engine.users.may_impersonate(&self.permit.user)
     }
 
     fn durable(&self) -> Barrier {
@@ -96,6 +149,8 @@ impl Broker for Client {
     }
 
     fn check_exchange(&mut self, exchange: &[u8]) -> Result<(), Fault> {
+        self.refresh_permit();
+        self.permit.check_publish(exchange, &self.engine.vhost)?;
         let topology = self.engine.topology.load();
         published_to(&topology, exchange, &self.engine.vhost).map(drop)
     }
@@ -112,21 +167,25 @@ impl Broker for Client {
     }
 
     fn declare_exchange(&mut self, spec: &ExchangeSpec<'_>) -> Result<Barrier, Fault> {
-        let position = self.engine.declare_exchange(spec)?;
+        self.refresh_permit();
+        let position = self.engine.declare_exchange(spec, &self.permit)?;
         Ok(self.barrier(position))
     }
 
     fn delete_exchange(&mut self, name: &[u8], if_unused: bool) -> Result<Barrier, Fault> {
-        let position = self.engine.delete_exchange(name, if_unused)?;
+        self.refresh_permit();
+        let position = self.engine.delete_exchange(name, if_unused, &self.permit)?;
         Ok(self.barrier(position))
     }
 
     fn bind(&mut self, spec: &BindingSpec<'_>) -> Result<Barrier, Fault> {
+        self.check_binding(spec)?;
         let position = self.bind_checked(spec)?;
         Ok(self.barrier(position))
     }
 
     fn unbind(&mut self, spec: &BindingSpec<'_>) -> Result<Barrier, Fault> {
+        self.check_binding(spec)?;
         let position = self.unbind_checked(spec)?;
         Ok(self.barrier(position))
     }
@@ -135,6 +194,7 @@ impl Broker for Client {
         if let Some(answer) = self.declare_replies(spec.name) {
             return answer;
         }
+        self.refresh_permit();
         let (queue, position) = self.declare(spec)?;
         let counts = queue.counts();
         Ok(Declared {
@@ -146,6 +206,7 @@ impl Broker for Client {
     }
 
     fn purge_queue(&mut self, name: &[u8]) -> Result<(u32, Barrier), Fault> {
+        self.check_queue(Right::Read, name)?;
         let queue = self.queue(name)?;
         let purged = queue.lock().purge();
         queue.delete_stored(&purged, &self.engine.store);
@@ -162,11 +223,13 @@ impl Broker for Client {
         if_unused: bool,
         if_empty: bool,
     ) -> Result<(u32, Barrier), Fault> {
+        self.check_queue(Right::Configure, name)?;
         let (count, position) = self.delete(name, if_unused, if_empty)?;
         Ok((count, self.barrier(position)))
     }
 
     fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(QueueRef, ConsumerId), Fault> {
+        self.check_queue(Right::Read, spec.queue)?;
         let queue = self.queue(spec.queue)?;
         let resource = Resource::queue(&queue.name, &self.engine.vhost);
         let arguments =
@@ -225,6 +288,7 @@ impl Broker for Client {
     }
 
     fn get(&mut self, name: &[u8]) -> Result<Got<Self>, Fault> {
+        self.check_queue(Right::Read, name)?;
         let queue = self.queue(name)?;
         if queue.kind() == QueueType::Quorum && queue.arguments.single_active_consumer {
             let text = format!(

@@ -13,7 +13,7 @@ use crate::broker::topology::Topology;
 use crate::limits::INBOX_BYTES_MAX;
 use crate::store::{Position, Recovered, Store};
 
-use super::access::Users;
+use super::access::{UserSpec, Users};
 use super::alarm::{Alarm, AlarmState};
 use super::client::Client;
 use super::outbox::Outbox;
@@ -122,13 +122,13 @@ impl Engine {
         &self.users
     }
 
-    /// Creates the user, or gives the existing one this password if it has another (configuration is
-    /// the only source of users in this version, so what it says holds).
+    /// Creates the user, or makes the existing one as the specification says (configuration is the only
+    /// source of users in this version, so what it says holds).
     ///
     /// # Errors
-    /// [`EngineError::User`] when the password cannot be hashed.
-    pub fn ensure_user(&self, name: &str, password: &[u8], tags: &[String]) -> Result<(), EngineError> {
-        self.users.ensure(&self.store, name, password, tags)
+    /// [`EngineError::User`] when the password cannot be hashed or a permission is no regular expression.
+    pub fn ensure_user(&self, spec: &UserSpec<'_>) -> Result<(), EngineError> {
+        self.users.ensure(&self.store, &self.vhost, spec)
     }
 
     /// The store, for probes and statistics.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::amqp::reply_code::ReplyCode;
+use crate::broker::arguments::exchange_name;
 use crate::broker::equivalence::check_exchange;
 use crate::broker::exchange::{Exchange, ExchangeKind, ExchangeProperties};
 use crate::broker::exchange_arguments;
@@ -14,13 +15,20 @@ use crate::store::{Appender, Position, RowKind};
 
 use super::engine_core::{Engine, later};
 use super::queue_cell::QueueRef;
+use super::rights::{Permit, Right};
 use super::rows::ExchangeRow;
 
 impl Engine {
-    pub(super) fn declare_exchange(&self, spec: &ExchangeSpec<'_>) -> Result<Position, Fault> {
+    pub(super) fn declare_exchange(
+        &self,
+        spec: &ExchangeSpec<'_>,
+        permit: &Permit,
+    ) -> Result<Position, Fault> {
+        let resource = Resource::exchange(spec.name, &self.vhost);
         if spec.passive {
             let topology = self.topology.load();
             check_not_default(spec.name)?;
+            permit.check_any(resource)?;
             return match topology.exchange(spec.name) {
                 Some(existing) => Ok(self.as_found(existing.row.is_some())),
                 None => Err(Fault::no_exchange(spec.name, &self.vhost)),
@@ -31,6 +39,7 @@ impl Engine {
             Fault::new(ReplyCode::PreconditionFailed, text)
         })?;
         check_not_default(spec.name)?;
+        permit.check(Right::Configure, resource)?;
         let properties = ExchangeProperties {
             kind,
             durable: spec.durable,
@@ -38,7 +47,6 @@ impl Engine {
             internal: spec.internal,
             arguments: spec.arguments.raw().into(),
         };
-        let resource = Resource::exchange(spec.name, &self.vhost);
         self.change(|topology| {
             if let Some(existing) = topology.exchange(spec.name) {
                 check_exchange(&existing.properties, &properties).map_err(|e| e.fault(resource))?;
@@ -49,6 +57,10 @@ impl Engine {
                 return Err(Fault::new(ReplyCode::AccessRefused, text));
             }
             exchange_arguments::check(kind, spec.arguments, resource)?;
+            if let Ok(Some(alternate)) = exchange_name(spec.arguments, "alternate-exchange") {
+                permit.check(Right::Read, resource)?;
+                permit.check(Right::Write, Resource::exchange(alternate, &self.vhost))?;
+            }
             let row = properties.durable.then(|| self.store.next_row_id());
             let exchange = Exchange::new(Name::from(spec.name), properties, row);
             let mut position = Position(0);
@@ -62,18 +74,24 @@ impl Engine {
         })
     }
 
-    pub(super) fn delete_exchange(&self, name: &[u8], if_unused: bool) -> Result<Position, Fault> {
+    pub(super) fn delete_exchange(
+        &self,
+        name: &[u8],
+        if_unused: bool,
+        permit: &Permit,
+    ) -> Result<Position, Fault> {
         check_not_default(name)?;
+        let resource = Resource::exchange(name, &self.vhost);
+        if is_reserved(name) {
+            let text = format!("deletion of system {resource} not allowed");
+            return Err(Fault::new(ReplyCode::AccessRefused, text));
+        }
+        permit.check(Right::Configure, resource)?;
         self.change(|topology| {
-            if is_reserved(name) {
-                let text =
-                    format!("deletion of system {} not allowed", Resource::exchange(name, &self.vhost));
-                return Err(Fault::new(ReplyCode::AccessRefused, text));
-            }
             // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
             let Some(exchange) = topology.exchange(name) else { return Ok(self.as_found(true)) };
             if if_unused && exchange.is_used() {
-                let text = format!("{} in use", Resource::exchange(name, &self.vhost));
+                let text = format!("{resource} in use");
                 return Err(Fault::new(ReplyCode::PreconditionFailed, text));
             }
             let removed = topology.remove_exchange(name);

@@ -21,6 +21,7 @@ mod queue_cell;
 mod queues;
 mod recover;
 mod replies;
+mod rights;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,9 @@ mod timers;
 mod transaction;
 pub mod view;
 
-pub use access::{User, Users};
+pub use access::{User, UserSpec, Users};
 pub use alarm::{Alarm, Thresholds};
 pub use client::Client;
 pub use engine_core::{Engine, EngineError};
 pub use outbox::Outbox;
+pub use rights::Permissions;

@@ -18,6 +18,7 @@ use super::client::Client;
 use super::engine_core::DRAW_STEP;
 use super::operations::Targets;
 use super::queue_cell::{Incoming, QueueRef};
+use super::rights::Permit;
 
 /// Where the last message went: publishers rarely change their route, so most messages find theirs
 /// here instead of in the topology.
@@ -44,6 +45,7 @@ impl Client {
             outcomes.extend(batch.drain(..).map(|_| Outcome::Fault(Fault::store_failed().hard())));
             return;
         }
+        self.refresh_permit();
         let topology = self.engine.topology.load_full();
         let mut run = Run { targets: Targets::new(), incoming: Vec::with_capacity(batch.len()), first: 0 };
         let mut closed: SmallVec<[u16; 4]> = SmallVec::new();
@@ -54,7 +56,7 @@ impl Client {
                 outcomes.push(Outcome::Skipped);
                 continue;
             }
-            let routed = self.routes.find(&topology, &publish.message, &self.engine.vhost);
+            let routed = self.routes.find(&topology, &publish.message, &mut self.permit, &self.engine.vhost);
             let same = matches!(&routed, Ok(Found::AsBefore)) && !run.incoming.is_empty();
             if !same {
                 self.finish(&mut run, outcomes, &mut highest);
@@ -138,10 +140,16 @@ impl RouteCache {
         }
     }
 
+    /// The next message is looked up, wherever it goes.
+    pub(super) fn forget(&mut self) {
+        self.version = None;
+    }
+
     pub(super) fn find(
         &mut self,
         topology: &Topology<QueueRef>,
         message: &Message,
+        permit: &mut Permit,
         vhost: &str,
     ) -> Result<Found, Fault> {
         let (exchange, routing_key) = (message.exchange(), message.routing_key());
@@ -151,6 +159,7 @@ impl RouteCache {
             return Ok(Found::AsBefore);
         }
         self.version = None;
+        permit.check_publish(exchange, vhost)?;
         let source = published_to(topology, exchange, vhost)?;
         self.targets.clear();
         let properties = Properties::decode(message.properties()).unwrap_or_default();

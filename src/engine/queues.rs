@@ -19,6 +19,7 @@ use super::engine_core::{Engine, later, now_ms};
 use super::exchanges::delete_rows;
 use super::outbox::ConsumerSink;
 use super::queue_cell::{Contents, QueueCell, QueueRef, Stored, wake};
+use super::rights::Right;
 use super::rows::QueueRow;
 
 impl QueueCell {
@@ -55,7 +56,9 @@ impl Engine {
 
 impl Client {
     pub(super) fn declare(&mut self, spec: &QueueSpec<'_>) -> Result<(QueueRef, Position), Fault> {
+        let resource = Resource::queue(spec.name, &self.engine.vhost);
         if spec.passive {
+            self.permit.check_any(resource)?;
             let queue = self.queue(spec.name)?;
             self.engine.touch(&queue);
             let position = self.engine.as_found(queue.is_stored());
@@ -66,6 +69,7 @@ impl Client {
             let text = format!("queue name '{}' contains reserved prefix 'amq.*'", lossy(spec.name));
             return Err(Fault::new(ReplyCode::AccessRefused, text));
         }
+        self.permit.check(Right::Configure, resource)?;
         let properties = QueueProperties {
             durable: spec.durable,
             auto_delete: spec.auto_delete,
@@ -126,6 +130,10 @@ impl Client {
         shape.check(arguments.queue_type).map_err(|e| e.fault(resource))?;
         if arguments.queue_type == QueueType::Stream {
             return Err(Fault::new(ReplyCode::NotImplemented, "streams are not implemented"));
+        }
+        if let Some(dead_letters) = &arguments.dead_letter_exchange {
+            self.permit.check(Right::Read, resource)?;
+            self.permit.check(Right::Write, Resource::exchange(dead_letters, &self.engine.vhost))?;
         }
         Ok(arguments)
     }

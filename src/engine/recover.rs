@@ -47,8 +47,8 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
             }
             RowKind::Binding => bindings.push(row),
             RowKind::User => {
-                let decoded = UserRow::decode(&row.plaintext).map_err(|e| unreadable("user", &row, e))?;
-                users.extend([decoded.into_user(id)]);
+                let decoded = UserRow::decode(&row.plaintext).and_then(|r| r.into_user(id));
+                users.extend([decoded.map_err(|e| unreadable("user", &row, e))?]);
             }
             RowKind::Vhost | RowKind::Policy | RowKind::Permission | RowKind::Parameter => {
                 let reason = "this version has no such rows".to_owned();

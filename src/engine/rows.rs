@@ -9,8 +9,9 @@ use crate::broker::exchange::{Binding, DestinationName, Exchange, ExchangeKind, 
 use crate::broker::id::RowId;
 use crate::broker::name::Name;
 
-use super::access::User;
+use super::access::{Grant, User};
 use super::queue_cell::{QueueCell, QueueRef};
+use super::rights::Permissions;
 
 /// An exchange.
 #[derive(Encode, Decode)]
@@ -62,6 +63,22 @@ pub(super) struct UserRow {
     password_hash: String,
     #[n(2)]
     tags: Vec<String>,
+    /// absent in rows of versions that kept none
+    #[n(3)]
+    grants: Option<Vec<GrantRow>>,
+}
+
+/// What a user may do in one virtual host.
+#[derive(Encode, Decode)]
+struct GrantRow {
+    #[n(0)]
+    vhost: String,
+    #[n(1)]
+    configure: String,
+    #[n(2)]
+    write: String,
+    #[n(3)]
+    read: String,
 }
 
 macro_rules! coded {
@@ -145,10 +162,25 @@ impl BindingRow {
 
 impl UserRow {
     pub fn of(name: &str, user: &User) -> UserRow {
-        UserRow { name: name.to_owned(), password_hash: user.password_hash.clone(), tags: user.tags.clone() }
+        let grant = |grant: &Grant| GrantRow {
+            vhost: grant.vhost.clone(),
+            configure: grant.permissions.configure.clone(),
+            write: grant.permissions.write.clone(),
+            read: grant.permissions.read.clone(),
+        };
+        UserRow {
+            name: name.to_owned(),
+            password_hash: user.password_hash.clone(),
+            tags: user.tags.clone(),
+            grants: user.grants.as_ref().map(|grants| grants.iter().map(grant).collect()),
+        }
     }
 
-    pub fn into_user(self, row: RowId) -> (String, User) {
-        (self.name, User { row, password_hash: self.password_hash, tags: self.tags })
+    pub fn into_user(self, row: RowId) -> Result<(String, User), String> {
+        let grant = |GrantRow { vhost, configure, write, read }| {
+            Grant::new(vhost, Permissions { configure, write, read })
+        };
+        let grants = self.grants.map(|grants| grants.into_iter().map(grant).collect()).transpose()?;
+        Ok((self.name, User { row, password_hash: self.password_hash, tags: self.tags, grants }))
     }
 }

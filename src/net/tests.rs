@@ -13,7 +13,7 @@ use crate::amqp::field_table::Table;
 use crate::amqp::frame::{self, PROTOCOL_HEADER};
 use crate::amqp::method::Method;
 use crate::broker::message::Message;
-use crate::engine::Engine;
+use crate::engine::{Engine, Permissions, UserSpec};
 use crate::limits::OUTPUT_BYTES_HIGH;
 use crate::session::port::{Broker, Mechanism, Publish, QueueSpec};
 use crate::session::{Identity, Peer, Settings};
@@ -39,8 +39,11 @@ fn engine(dir: &std::path::Path, count: usize) -> Arc<Engine> {
     let options = OpenOptions { dir: dir.to_path_buf(), mode: Mode::PlainInsecure, kek: None };
     let (store, recovered) = Store::open(options).unwrap();
     let engine = Engine::start(store, recovered, "/").unwrap();
-    engine.ensure_user("me", b"secret", &[]).unwrap();
+    let all = Permissions::all();
+    let me = UserSpec { name: "me", password: b"secret", tags: &[], permissions: Some(&all) };
+    engine.ensure_user(&me).unwrap();
     let (mut client, _) = engine.connect();
+    client.open(b"me", b"/").unwrap();
     let arguments = Table::default();
     let spec = QueueSpec {
         name: b"q",

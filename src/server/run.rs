@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::engine::{Engine, EngineError, Thresholds};
+use crate::engine::{Engine, EngineError, Thresholds, UserSpec};
 use crate::net::tls::{self, TlsConfig};
 use crate::net::{self, Listening};
 use crate::session;
@@ -118,13 +118,6 @@ pub fn run(config: &Config) -> Result<Ended, RunError> {
 /// Settings that are read and checked, but not acted on yet: an operator who relies on one must not find
 /// out by an accident.
 fn warn_of_unheeded(config: &Config) {
-    let restricts = |user: &users::User| {
-        let p = &user.permissions;
-        [&p.configure, &p.write, &p.read].iter().any(|pattern| pattern.as_str() != ".*")
-    };
-    for user in config.users.iter().filter(|user| restricts(user)) {
-        tracing::warn!(user = user.name, "permissions are NOT in effect yet: this user may do everything");
-    }
     if config.connection.consumer_timeout_ms != CONSUMER_TIMEOUT_DEFAULT_MS {
         tracing::warn!("consumer_timeout is NOT in effect yet: no delivery times out");
     }
@@ -159,7 +152,16 @@ fn open_store(config: &Config) -> Result<(Arc<Store>, Recovered), RunError> {
 fn start_engine(config: &Config, store: Arc<Store>, recovered: Recovered) -> Result<Arc<Engine>, RunError> {
     let engine = Engine::start(store, recovered, &config.default_vhost)?;
     for user in &config.users {
-        engine.ensure_user(&user.name, user.password.expose().as_bytes(), &user.tags)?;
+        let permissions = user.permissions_in(&config.default_vhost);
+        if permissions.is_none() {
+            tracing::warn!(user = user.name, "this user has no permissions in the virtual host");
+        }
+        engine.ensure_user(&UserSpec {
+            name: &user.name,
+            password: user.password.expose().as_bytes(),
+            tags: &user.tags,
+            permissions,
+        })?;
     }
     engine.users().set_loopback_only(config.loopback_users.iter().cloned());
     Ok(engine)

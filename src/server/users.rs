@@ -3,27 +3,19 @@
 
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+
 use super::environment::read_secret;
 use super::error::{Error, Result};
 use super::secret::Secret;
 use super::settings::Settings;
+use crate::engine::Permissions;
 
 /// The administrator's name when only a password was provided.
 const ADMINISTRATOR_DEFAULT: &str = "admin";
 
 /// The file that `sealmq-init` puts beside the key.
 const ADMINISTRATOR_FILE: &str = "admin_password";
-
-/// Regular expressions on resource names, as RabbitMQ's permissions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Permissions {
-    /// Declare and delete.
-    pub configure: String,
-    /// Publish, bind as destination.
-    pub write: String,
-    /// Consume, get, purge, bind as source.
-    pub read: String,
-}
 
 /// A user from configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +26,18 @@ pub struct User {
     pub password: Secret,
     /// `administrator`, `monitoring` and so on.
     pub tags: Vec<String>,
-    /// The virtual host that the permissions are for; a pattern for `default_users`.
-    pub vhost: String,
+    /// A regular expression on the names of virtual hosts that the permissions are for; `None` is all of them.
+    pub vhost_pattern: Option<String>,
     /// What it may do there.
     pub permissions: Permissions,
+}
+
+impl User {
+    /// What it may do in that virtual host, if it may enter.
+    pub fn permissions_in(&self, vhost: &str) -> Option<&Permissions> {
+        let fits = |pattern: &String| Regex::new(pattern).is_ok_and(|regex| regex.is_match(vhost));
+        self.vhost_pattern.as_ref().is_none_or(fits).then_some(&self.permissions)
+    }
 }
 
 /// A SASL mechanism.
@@ -53,7 +53,6 @@ pub enum Mechanism {
 
 /// `default_*`, `default_users.*`: the administrator first. `secrets` is the folder that the key lies in.
 pub fn read_users(settings: &Settings, secrets: Option<&Path>) -> Result<Vec<User>> {
-    let vhost = settings.text("default_vhost")?.unwrap_or_else(|| "/".into());
     let mut tags = Vec::new();
     for (tag, entry) in settings.below("default_user_tags") {
         if settings.parse_of(entry, "true or false", super::values::boolean)? {
@@ -63,14 +62,12 @@ pub fn read_users(settings: &Settings, secrets: Option<&Path>) -> Result<Vec<Use
     if tags.is_empty() {
         tags.push("administrator".into());
     }
-    let permission = |which: &str| {
-        settings.text(&format!("default_permissions.{which}")).map(|p| p.unwrap_or_else(|| ".*".into()))
-    };
+    let permission = |which: &str| pattern(settings, &[&format!("default_permissions.{which}")]);
     let administrator = User {
         name: settings.text("default_user")?.unwrap_or_else(|| ADMINISTRATOR_DEFAULT.into()),
         password: administrator_password(settings, secrets)?,
         tags,
-        vhost: vhost.clone(),
+        vhost_pattern: None,
         permissions: Permissions {
             configure: permission("configure")?,
             write: permission("write")?,
@@ -79,7 +76,7 @@ pub fn read_users(settings: &Settings, secrets: Option<&Path>) -> Result<Vec<Use
     };
     let mut users = vec![administrator];
     for name in further_names(settings)? {
-        users.push(further_user(settings, &name, &vhost)?);
+        users.push(further_user(settings, &name)?);
     }
     Ok(users)
 }
@@ -121,9 +118,35 @@ fn further_names(settings: &Settings) -> Result<Vec<String>> {
     Ok(names)
 }
 
-const FIELDS: &[&str] = &["password", "vhost_pattern", "tags", "configure", "write", "read"];
+// RabbitMQ's documentation has had the permissions under both names.
+const FIELDS: &[&str] = &[
+    "password",
+    "vhost_pattern",
+    "tags",
+    "configure",
+    "write",
+    "read",
+    "configure_pattern",
+    "write_pattern",
+    "read_pattern",
+];
 
-fn further_user(settings: &Settings, name: &str, vhost: &str) -> Result<User> {
+/// A permission under the first of its keys that was set; everything where none was.
+fn pattern(settings: &Settings, keys: &[&str]) -> Result<String> {
+    for key in keys {
+        let Some(entry) = settings.entry(key) else { continue };
+        let written = settings.text_of(entry)?;
+        return match Permissions::check_pattern(&written) {
+            Ok(()) => Ok(written.to_string()),
+            Err(_) => Err(super::settings::invalid(entry, PATTERN_EXPECTED, &written)),
+        };
+    }
+    Ok(".*".into())
+}
+
+const PATTERN_EXPECTED: &str = "a regular expression without look-around and back-references";
+
+fn further_user(settings: &Settings, name: &str) -> Result<User> {
     let key = |field: &str| format!("default_users.{name}.{field}");
     let text = |field: &str, default: &str| {
         settings.text(&key(field)).map(|value| value.unwrap_or_else(|| default.into()))
@@ -135,15 +158,17 @@ fn further_user(settings: &Settings, name: &str, vhost: &str) -> Result<User> {
         return Err(Error::InvalidValue { key: key("password"), origin, expected, found: "none".into() });
     };
     let tags = text("tags", "")?;
+    let valid_regex = |t: &str| Regex::new(t).is_ok().then(|| t.to_owned());
+    let permission = |which: &str| pattern(settings, &[&key(which), &key(&format!("{which}_pattern"))]);
     Ok(User {
         name: name.to_owned(),
         password,
         tags: tags.split([',', ' ']).filter(|t| !t.is_empty()).map(str::to_owned).collect(),
-        vhost: text("vhost_pattern", vhost)?,
+        vhost_pattern: settings.parse(&key("vhost_pattern"), PATTERN_EXPECTED, valid_regex)?,
         permissions: Permissions {
-            configure: text("configure", ".*")?,
-            write: text("write", ".*")?,
-            read: text("read", ".*")?,
+            configure: permission("configure")?,
+            write: permission("write")?,
+            read: permission("read")?,
         },
     })
 }
@@ -234,10 +259,8 @@ mod tests {
         std::fs::write(folder.path().join("admin_password"), "s3cret\n").unwrap();
         let administrator = users("", Some(folder.path())).unwrap().remove(0);
         assert_eq!((administrator.name.as_str(), administrator.password.expose()), ("admin", "s3cret"));
-        assert_eq!(
-            (administrator.tags, administrator.vhost.as_str()),
-            (vec!["administrator".to_owned()], "/")
-        );
+        assert_eq!(administrator.tags, ["administrator"]);
+        assert_eq!(administrator.permissions_in("/any"), Some(&Permissions::all()));
         let written =
             users("default_user = guest\ndefault_pass = guest\n", Some(folder.path())).unwrap().remove(0);
         assert_eq!((written.name.as_str(), written.password.expose()), ("guest", "guest"));
@@ -261,16 +284,26 @@ mod tests {
     #[test]
     fn further_users_come_with_tags_vhost_and_permissions() {
         let text = "default_pass = x\ndefault_users.bo\\.b.password = y\ndefault_users.bo\\.b.tags = monitoring, m2\n\
-                    default_users.bo\\.b.configure = ^bob\ndefault_vhost = /v\n";
+                    default_users.bo\\.b.configure = ^bob\ndefault_users.bo\\.b.write_pattern = ''\n\
+                    default_users.bo\\.b.vhost_pattern = ^/v\n";
         let bob = users(text, None).unwrap().remove(1);
-        assert_eq!((bob.name.as_str(), bob.password.expose(), bob.vhost.as_str()), ("bo.b", "y", "/v"));
-        assert_eq!(
-            (bob.tags, bob.permissions.configure.as_str()),
-            (vec!["monitoring".into(), "m2".into()], "^bob")
-        );
+        assert_eq!((bob.name.as_str(), bob.password.expose()), ("bo.b", "y"));
+        assert_eq!(bob.tags, ["monitoring", "m2"]);
+        let p = bob.permissions_in("/v2").unwrap();
+        assert_eq!((p.configure.as_str(), p.write.as_str(), p.read.as_str()), ("^bob", "", ".*"));
+        assert_eq!(bob.permissions_in("/"), None);
         let error = users("default_pass = x\ndefault_users.bob.tags = t\n", None).unwrap_err().to_string();
         assert!(error.starts_with("default_users.bob.password (/c:2): expected a password"), "{error}");
         assert!(users("default_pass = x\ndefault_users.bob.colour = t\n", None).is_err());
+    }
+
+    #[test]
+    fn a_permission_that_is_no_regular_expression_is_an_error_with_its_line() {
+        for key in ["default_permissions.write", "default_users.b.read", "default_users.b.vhost_pattern"] {
+            let text = format!("default_pass = x\ndefault_users.b.password = y\n{key} = '(?=a)('\n");
+            let error = users(&text, None).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key} (/c:3): expected a regular expression")), "{error}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::confirm::Confirms;
 use super::connection::Session;
 use super::handshake::syntax_error;
 use super::port::{Broker, Publish};
+use super::publish::PUBLISH_ID;
 use super::replies::ReplyConsumer;
 use super::transaction::Transaction;
 use super::unacked::UnackedList;
@@ -279,7 +280,8 @@ impl<B: Broker> Session<B> {
     pub(super) fn handle_content_header(&mut self, number: u16, payload: &[u8]) -> Result<(), Fault> {
         let max = self.settings.message_bytes_max;
         let user = std::mem::take(&mut self.user);
-        let result = self.channel_in_content(number).and_then(|ch| begin_body(ch, payload, max, &user));
+        let claimable = (!self.may_impersonate).then_some(user.as_slice());
+        let result = self.channel_in_content(number).and_then(|ch| begin_body(ch, payload, max, claimable));
         self.user = user;
         if let Err(fault) = &result
             && fault.scope() == Scope::Channel
@@ -349,11 +351,16 @@ impl<B: Broker> Session<B> {
             self.enqueue(publish);
             return Ok(());
         }
-        self.broker.check_exchange(publish.message.exchange())?;
-        match &mut self.channel(number)?.transaction {
+        let checked = self.broker.check_exchange(publish.message.exchange());
+        let gathered = checked.and_then(|()| match &mut self.channel(number)?.transaction {
             Some(transaction) => transaction.publish(publish),
             None => Ok(()),
+        });
+        if let Err(fault) = gathered {
+            // The content is whole by now, so it has to be said what it was the content of.
+            self.handle_fault(number, &fault, PUBLISH_ID);
         }
+        Ok(())
     }
 }
 
@@ -377,8 +384,14 @@ fn begin_publish<D>(
     Ok(())
 }
 
-/// Takes the content header; true when no body frame follows.
-fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]) -> Result<bool, Fault> {
+/// Takes the content header; true when no body frame follows. `user` is the only one that the property
+/// `user_id` may name, if it may not name anybody.
+fn begin_body<D>(
+    channel: &mut Channel<D>,
+    payload: &[u8],
+    max: u64,
+    user: Option<&[u8]>,
+) -> Result<bool, Fault> {
     match channel.expect {
         Expect::Header => {}
         Expect::CloseOk => return Ok(false),
@@ -416,7 +429,7 @@ fn begin_body<D>(channel: &mut Channel<D>, payload: &[u8], max: u64, user: &[u8]
         }
         (_, _) => None,
     };
-    if let Some(claimed) = properties.user_id
+    if let (Some(claimed), Some(user)) = (properties.user_id, user)
         && claimed != user
     {
         let text = format!(

@@ -71,6 +71,8 @@ pub struct Session<B: Broker> {
     pub(super) login: Option<Login>,
     pub(super) login_mechanism: &'static str,
     pub(super) user: Vec<u8>,
+    /// the property `user_id` may name somebody else
+    pub(super) may_impersonate: bool,
     pub(super) client_name: Option<String>,
     pub(super) capabilities: Capabilities,
     pub(super) bad_header: Option<&'static str>,
@@ -119,6 +121,7 @@ impl<B: Broker> Session<B> {
             login: None,
             login_mechanism: "",
             user: Vec::new(),
+            may_impersonate: false,
             client_name: None,
             capabilities: Capabilities::default(),
             bad_header: None,
@@ -352,6 +355,12 @@ impl<B: Broker> Session<B> {
                 // The client closes the socket. Until then its other threads may say goodbye as well
                 // (amqp091-go's do), and each is answered.
                 self.phase = Phase::Closing;
+                Ok(())
+            }
+            // Only a backend with tokens has something to renew; RabbitMQ's own takes any secret for an
+            // answer, too. The password counts at the next login.
+            Method::ConnectionUpdateSecret { .. } => {
+                frame::write_method(&mut self.out, 0, &Method::ConnectionUpdateSecretOk {});
                 Ok(())
             }
             _ => Err(unexpected_in_state("running")),

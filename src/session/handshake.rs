@@ -150,7 +150,8 @@ impl<B: Broker> Session<B> {
                 self.tune(channel_max, frame_max, heartbeat)
             }
             (Phase::Open, Method::ConnectionOpen { virtual_host, .. }) => {
-                self.broker.open(virtual_host)?;
+                self.broker.open(&self.user, virtual_host)?;
+                self.may_impersonate = self.broker.may_impersonate();
                 self.phase = Phase::Running;
                 frame::write_method(&mut self.out, 0, &Method::ConnectionOpenOk { known_hosts: b"" });
                 Ok(())

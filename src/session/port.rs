@@ -213,8 +213,10 @@ pub trait Broker {
 
     /// The virtual host's name, for texts.
     fn vhost(&self) -> &str;
-    /// connection.open: enters the virtual host, or says why not.
-    fn open(&mut self, vhost: &[u8]) -> Result<(), Fault>;
+    /// connection.open: that user enters the virtual host, or is told why not. Nothing else may be asked before.
+    fn open(&mut self, user: &[u8], vhost: &[u8]) -> Result<(), Fault>;
+    /// Whether the user may name another one in the property `user_id`.
+    fn may_impersonate(&self) -> bool;
     /// How far the commit order is durable.
     fn durable(&self) -> Barrier;
     /// Whether the store has failed, so that no barrier will ever be reached.

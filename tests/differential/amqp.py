@@ -31,6 +31,8 @@ connection.close       10 50 reply_code:H reply_text:s class_id:H method_id:H
 connection.close-ok    10 51
 connection.blocked     10 60 reason:s
 connection.unblocked   10 61
+connection.update-secret 10 70 new_secret:L reason:s
+connection.update-secret-ok 10 71
 channel.open           20 10 out_of_band:s
 channel.open-ok        20 11 channel_id:L
 channel.flow           20 20 active:b

@@ -56,6 +56,7 @@ pub struct Books {
     pub durable: u64,
     pub last_barrier: u64,
     pub has_failed: bool,
+    pub may_impersonate: bool,
     names: u32,
     /// addresses that take replies
     pub replies: HashMap<Vec<u8>, ReplyTo>,
@@ -120,9 +121,14 @@ impl Broker for Desk {
         "/"
     }
 
-    fn open(&mut self, vhost: &[u8]) -> Result<(), Fault> {
+    fn open(&mut self, user: &[u8], vhost: &[u8]) -> Result<(), Fault> {
+        self.0.borrow_mut().log.push(format!("open {}", lossy(user)));
         let refused = || Fault::new(ReplyCode::NotAllowed, format!("vhost {} not found", lossy(vhost)));
         (vhost == b"/").then_some(()).ok_or_else(refused)
+    }
+
+    fn may_impersonate(&self) -> bool {
+        self.0.borrow().may_impersonate
     }
 
     fn durable(&self) -> Barrier {
