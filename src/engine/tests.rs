@@ -21,8 +21,8 @@ use crate::session::port::{
 };
 use crate::store::{Mode, OpenOptions, Store};
 
-mod replies;
 mod access;
+mod replies;
 
 /// A broker without a network.
 struct House {

@@ -359,7 +359,12 @@ impl Talk {
     }
 
     pub fn open_as(settings: Settings, peer: Peer, capabilities: &[&str]) -> Talk {
-        let mut talk = Talk::begin_with(settings, peer);
+        Talk::begin_with(settings, peer).opened(capabilities)
+    }
+
+    /// From the first byte to channel 1.
+    pub fn opened(self, capabilities: &[&str]) -> Talk {
+        let mut talk = self;
         talk.input.extend_from_slice(PROTOCOL_HEADER);
         talk.start_ok(capabilities).send();
         assert!(talk.session.take_login().is_some());
