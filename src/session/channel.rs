@@ -384,8 +384,7 @@ fn begin_publish<D>(
     Ok(())
 }
 
-/// Takes the content header; true when no body frame follows. `user` is the only one that the property
-/// `user_id` may name, if it may not name anybody.
+/// Takes the content header; true when no body frame follows.
 fn begin_body<D>(
     channel: &mut Channel<D>,
     payload: &[u8],
@@ -429,16 +428,7 @@ fn begin_body<D>(
         }
         (_, _) => None,
     };
-    if let (Some(claimed), Some(user)) = (properties.user_id, user)
-        && claimed != user
-    {
-        let text = format!(
-            "user_id property set to '{}' but authenticated user was '{}'",
-            lossy(claimed),
-            lossy(user)
-        );
-        return Err(Fault::new(ReplyCode::PreconditionFailed, text));
-    }
+    check_user_id(&properties, user)?;
     let expiration_ms = properties.expiration.map(expiration).transpose()?;
     let content = &mut channel.content;
     content.expiration_ms = expiration_ms;
@@ -458,6 +448,18 @@ fn begin_body<D>(
     }
     channel.expect = Expect::Body(header.body_size);
     Ok(header.body_size == 0)
+}
+
+/// `user` is the only one whom the property `user_id` may name; without it, it may name anybody.
+fn check_user_id(properties: &Properties<'_>, user: Option<&[u8]>) -> Result<(), Fault> {
+    match (properties.user_id, user) {
+        (Some(claimed), Some(user)) if claimed != user => {
+            let (claimed, user) = (lossy(claimed), lossy(user));
+            let text = format!("user_id property set to '{claimed}' but authenticated user was '{user}'");
+            Err(Fault::new(ReplyCode::PreconditionFailed, text))
+        }
+        (_, _) => Ok(()),
+    }
 }
 
 /// The property `expiration`: milliseconds as decimal text, at most ten years (RabbitMQ, ttl.md).
