@@ -85,6 +85,15 @@ pub const DATA_KEY_HOURS_MAX: u64 = 24;
 /// Longest wait of the health probe for a commit of its own, in seconds.
 pub const PROBE_SECONDS_MAX: u64 = 5;
 
+/// Delayed messages that become due together and are routed in one go: more would keep the clock from other queues.
+pub const DELAYED_RELEASE_MAX: usize = 256;
+
+/// The same in bytes of messages: what is routed waits for the committer in memory.
+pub const DELAYED_RELEASE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Milliseconds until due messages are looked at again when too much waits for the committer.
+pub const DELAYED_RETRY_MS: u64 = 20;
+
 /// Bytes of messages that one transaction may gather before its commit.
 pub const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
 

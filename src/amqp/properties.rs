@@ -116,6 +116,12 @@ impl Properties<'_> {
     pub fn is_persistent(&self) -> bool {
         self.delivery_mode == Some(PERSISTENT)
     }
+
+    /// `expiration` in milliseconds; `None` when it is absent or not a number.
+    pub fn expiration_ms(&self) -> Option<u64> {
+        let ms: i64 = std::str::from_utf8(self.expiration?).ok()?.parse().ok()?;
+        u64::try_from(ms).ok()
+    }
 }
 
 /// The value of delivery_mode that makes a message survive a restart in a durable queue.

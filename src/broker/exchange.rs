@@ -1,6 +1,7 @@
 //! One exchange: its kind, its bindings, and the index by which it finds what a key goes to. It knows
 //! its own bindings only; who else exists, and what goes when something is deleted, is the topology's.
 
+use super::delay;
 use super::hash::{self, Bucket, HashOn};
 use super::headers::{Headers, Pattern};
 use super::id::RowId;
@@ -35,11 +36,13 @@ pub enum ExchangeKind {
     LocalRandom,
     /// All bindings; a new binding gets the latest messages too.
     RecentHistory,
+    /// As the kind in its argument `x-delayed-type` says, once the message's delay is over (`delay`).
+    Delayed,
 }
 
 impl ExchangeKind {
     /// Each kind with its name on the wire.
-    const NAMES: [(ExchangeKind, &'static str); 8] = [
+    const NAMES: [(ExchangeKind, &'static str); 9] = [
         (ExchangeKind::Direct, "direct"),
         (ExchangeKind::Fanout, "fanout"),
         (ExchangeKind::Topic, "topic"),
@@ -48,6 +51,7 @@ impl ExchangeKind {
         (ExchangeKind::ModulusHash, "x-modulus-hash"),
         (ExchangeKind::Random, "x-random"),
         (ExchangeKind::LocalRandom, "x-local-random"),
+        (ExchangeKind::Delayed, "x-delayed-message"),
     ];
 
     /// The kind that a client names in exchange.declare; `None` is 406 `unknown exchange type`.
@@ -157,6 +161,8 @@ pub struct Exchange<Q: Clone> {
     /// Its row in the store; `None` when it is not durable or predeclared.
     pub row: Option<RowId>,
     alternate: Option<Name>,
+    routes_as: ExchangeKind,
+    delay_queue: Option<Q>,
     bindings: SmallMap<BindingKey, Arc<Binding<Q>>>,
     index: Index<Q>,
 }
@@ -193,18 +199,44 @@ impl<Q: Clone> Exchange<Q> {
             Some(Value::LongStr(name)) => Some(Name::from(name)),
             _ => None,
         };
-        let index = match properties.kind {
-            ExchangeKind::Direct => Index::Direct(HashTrieMapSync::default()),
+        let arguments = Table::from_raw(&properties.arguments);
+        let routes_as = match properties.kind {
+            // Whether it names one is checked before; what it cannot name routes nothing by surprise.
+            ExchangeKind::Delayed => delay::inner_kind(arguments).unwrap_or(ExchangeKind::Direct),
+            kind => kind,
+        };
+        let index = match routes_as {
+            ExchangeKind::Direct | ExchangeKind::Delayed => Index::Direct(HashTrieMapSync::default()),
             ExchangeKind::Fanout | ExchangeKind::RecentHistory => Index::Fanout(Targets::default()),
             ExchangeKind::Topic => Index::Topic(Trie::default()),
             ExchangeKind::Headers => Index::Headers,
-            ExchangeKind::ConsistentHash => {
-                Index::ConsistentHash(HashOn::of(Table::from_raw(&properties.arguments)))
-            }
+            ExchangeKind::ConsistentHash => Index::ConsistentHash(HashOn::of(arguments)),
             ExchangeKind::ModulusHash => Index::ModulusHash,
             ExchangeKind::Random | ExchangeKind::LocalRandom => Index::Random,
         };
-        Exchange { name, properties, row, alternate, bindings: SmallMap::default(), index }
+        let bindings = SmallMap::default();
+        Exchange { name, properties, row, alternate, routes_as, delay_queue: None, bindings, index }
+    }
+
+    /// The same exchange with a queue for the messages that it delays.
+    pub fn with_delay_queue(self, queue: Q) -> Exchange<Q> {
+        Exchange { delay_queue: Some(queue), ..self }
+    }
+
+    /// Where messages wait that it delays. Nobody knows this queue by a name.
+    pub fn delay_queue(&self) -> Option<&Q> {
+        self.delay_queue.as_ref()
+    }
+
+    /// Its delay queue, if the message is to wait there.
+    pub(super) fn delays(&self, message: &Routable<'_>) -> Option<&Q> {
+        let queue = self.delay_queue.as_ref()?;
+        delay::delay_ms(message.properties.headers).map(|_| queue)
+    }
+
+    /// How its bindings are matched: its kind, unless that only delays.
+    pub fn routes_as(&self) -> ExchangeKind {
+        self.routes_as
     }
 
     /// Whether it is the exchange without a name, which leads to each queue by the queue's own name.
@@ -219,12 +251,13 @@ impl<Q: Clone> Exchange<Q> {
 
     /// Whether it takes two messages with the same key the same way, and does nothing else with them.
     pub fn is_repeatable(&self) -> bool {
-        match &self.index {
+        let by_key = match &self.index {
             Index::Direct(_) | Index::Topic(_) | Index::ModulusHash => true,
-            Index::Fanout(_) => self.properties.kind != ExchangeKind::RecentHistory,
+            Index::Fanout(_) => self.routes_as != ExchangeKind::RecentHistory,
             Index::ConsistentHash(on) => *on == HashOn::RoutingKey,
             Index::Headers | Index::Random => false,
-        }
+        };
+        by_key && self.delay_queue.is_none()
     }
 
     /// Whether anything is bound to it; exchange.delete with if-unused refuses then.

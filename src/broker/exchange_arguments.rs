@@ -2,6 +2,7 @@
 //! what it makes of them. Comparing two declarations is `equivalence`'s.
 
 use super::arguments::exchange_name;
+use super::delay::inner_kind;
 use super::exchange::ExchangeKind;
 use super::fault::{Fault, lossy};
 use super::hash::Property;
@@ -21,6 +22,7 @@ pub fn check(kind: ExchangeKind, arguments: Table<'_>, exchange: Resource<'_>) -
         ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic | ExchangeKind::Headers => Ok(()),
         ExchangeKind::ModulusHash | ExchangeKind::Random | ExchangeKind::LocalRandom => Ok(()),
         ExchangeKind::RecentHistory => Ok(()),
+        ExchangeKind::Delayed => check(inner_kind(arguments)?, arguments, exchange),
     }
 }
 

@@ -8,6 +8,7 @@
 //! [`Queue::trim`], as RabbitMQ delivers before it drops.
 
 use super::arguments::{Overflow, QueueArguments};
+use super::delay::Delayed;
 use super::id::Seq;
 use super::message::Message;
 use super::queue_type::QueueType;
@@ -25,7 +26,7 @@ pub struct Entry<D> {
     pub delivery_count: u32,
     /// the property `priority`, 0 when absent
     pub priority: u8,
-    /// milliseconds since 1970; 0 is never
+    /// milliseconds since 1970; 0 is never. In an exchange's delay queue: when it is released
     pub expires_ms: u64,
     /// the message, shared with other queues
     pub message: Message,
@@ -186,11 +187,13 @@ impl Rules {
 pub struct Counts {
     /// entries nobody has taken
     pub ready: usize,
+    /// entries that wait for their time
+    pub delayed: usize,
     /// entries taken and not settled
     pub unacked: usize,
     /// consumers
     pub consumers: usize,
-    /// bytes of the ready bodies
+    /// bytes of the ready and the delayed bodies
     pub ready_bytes: usize,
 }
 
@@ -198,6 +201,8 @@ pub struct Counts {
 pub struct Queue<D, S> {
     rules: Rules,
     ready: Ready<D>,
+    /// what an exchange delays; of an exchange's delay queue, which has nothing ready and no consumers
+    delayed: Delayed<D>,
     round: Round<S>,
     unacked: usize,
     next_seq: Seq,
@@ -219,6 +224,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
     pub fn recovered(rules: Rules, entries: Vec<Entry<D>>, next_seq: Seq) -> Self {
         let mut queue = Queue {
             ready: Ready::new(rules.priorities()),
+            delayed: Delayed::default(),
             round: Round::new(rules.single_active()),
             rules,
             unacked: 0,
@@ -263,6 +269,17 @@ impl<D, S: Sink<D>> Queue<D, S> {
         self.ready.push(entry);
     }
 
+    /// Adds an entry that is not ready before its time has come.
+    pub fn delay(&mut self, entry: Entry<D>) {
+        self.delayed.insert(entry);
+    }
+
+    /// Takes delayed entries whose time has come, in order: at most so many, and none after their messages
+    /// have made up so many bytes.
+    pub fn take_due(&mut self, now_ms: u64, count_max: usize, bytes_max: usize) -> Vec<Entry<D>> {
+        self.delayed.take_due(now_ms, count_max, bytes_max)
+    }
+
     /// Adds an entry whose place was given out earlier; others may have been pushed behind it since.
     pub fn push_in_place(&mut self, entry: Entry<D>) {
         self.has_expiry |= entry.expires_ms > 0;
@@ -279,10 +296,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
         dead.extend(over.into_iter().map(|entry| (entry, Death::Expired)));
     }
 
-    /// When the first head expires, in milliseconds since 1970.
-    pub fn next_expiry_ms(&self) -> Option<u64> {
+    /// When the first head expires or the first delayed entry is due, in milliseconds since 1970.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
         if !self.has_expiry {
-            return None;
+            return self.delayed.next_due_ms();
         }
         self.ready.heads().map(|head| head.expires_ms).filter(|ms| *ms > 0).min()
     }
@@ -389,7 +406,9 @@ impl<D, S: Sink<D>> Queue<D, S> {
     pub fn delete(&mut self) -> (Vec<Entry<D>>, Vec<S>) {
         self.deleted = true;
         let sinks = self.round.take_all();
-        (self.purge(), sinks)
+        let mut left = self.purge();
+        left.extend(self.delayed.take_all());
+        (left, sinks)
     }
 
     /// Whether [`Queue::delete`] was called.
@@ -406,9 +425,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
     pub fn counts(&self) -> Counts {
         Counts {
             ready: self.ready.len(),
+            delayed: self.delayed.len(),
             unacked: self.unacked,
             consumers: self.round.len(),
-            ready_bytes: self.ready.bytes(),
+            ready_bytes: self.ready.bytes() + self.delayed.bytes(),
         }
     }
 }
@@ -512,7 +532,7 @@ mod tests {
         q.settle(Some(id), 1);
         assign(&mut q);
         assert_eq!(a.seqs(), [1, 2, 3]);
-        assert_eq!(q.counts(), Counts { ready: 2, unacked: 2, consumers: 1, ready_bytes: 2 * 4 });
+        assert_eq!(q.counts(), Counts { ready: 2, delayed: 0, unacked: 2, consumers: 1, ready_bytes: 2 * 4 });
     }
 
     #[test]
@@ -658,9 +678,9 @@ mod tests {
         let mut dead = Vec::new();
         q.expire(1_000, &mut dead);
         assert!(dead.is_empty(), "the head does not expire");
-        assert_eq!(q.next_expiry_ms(), None);
+        assert_eq!(q.next_deadline_ms(), None);
         q.get();
-        assert_eq!(q.next_expiry_ms(), Some(500));
+        assert_eq!(q.next_deadline_ms(), Some(500));
         q.expire(450, &mut dead);
         assert!(dead.is_empty(), "behind a head that has time left");
         q.expire(500, &mut dead);

@@ -28,7 +28,8 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
     /// order that depends on the topology only; queues that are in `out` already are not added again.
     ///
     /// Each exchange on the way is asked once, with all the message's routing keys. Follows bindings to
-    /// exchanges, and an alternate exchange where one's own bindings take nothing.
+    /// exchanges, and an alternate exchange where one's own bindings take nothing. A delayed exchange has a message with a delay wait in its delay
+    /// queue, and what lies behind it is found when the delay is over.
     pub fn route<'t>(
         &'t self,
         exchange: &'t Exchange<Q>,
@@ -43,7 +44,9 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
             at += 1;
         }
         let visited = || std::iter::once(exchange).chain(walk.ahead.iter().copied());
-        let keeps = |exchange: &&Exchange<Q>| exchange.properties.kind == ExchangeKind::RecentHistory;
+        let keeps = |exchange: &&Exchange<Q>| {
+            exchange.routes_as() == ExchangeKind::RecentHistory && exchange.delays(message).is_none()
+        };
         Routed {
             is_repeatable: visited().all(Exchange::is_repeatable),
             keepers: visited().filter(keeps).map(|exchange| &exchange.name).collect(),
@@ -74,6 +77,9 @@ impl<'t, 'o, Q: Clone + Eq + Hash> Walk<'t, 'o, Q> {
     }
 
     fn visit(&mut self, exchange: &'t Exchange<Q>, message: &Routable<'_>) {
+        if let Some(delay_queue) = exchange.delays(message) {
+            return self.push(delay_queue);
+        }
         let mut reached = false;
         if exchange.is_default() {
             for queue in message.keys.iter().filter_map(|key| self.topology.queue(key)) {

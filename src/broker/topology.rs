@@ -259,12 +259,14 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
         if source.binding(&key).is_some() {
             return Ok(Bound::AlreadyThere);
         }
-        let compiled = match source.properties.kind {
+        let compiled = match source.routes_as() {
             ExchangeKind::Headers => Compiled::Pattern(Pattern::compile(request.arguments)?),
             ExchangeKind::ConsistentHash => Compiled::Bucket(Bucket::of(&key)?),
             ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => Compiled::Nothing,
             ExchangeKind::ModulusHash | ExchangeKind::Random => Compiled::Nothing,
-            ExchangeKind::LocalRandom | ExchangeKind::RecentHistory => Compiled::Nothing,
+            ExchangeKind::LocalRandom | ExchangeKind::RecentHistory | ExchangeKind::Delayed => {
+                Compiled::Nothing
+            }
         };
         let source = source.name.clone();
         let binding = Arc::new(Binding { source: source.clone(), key, row, destination, compiled });

@@ -43,7 +43,8 @@ impl Client {
             Unbound::Removed(removed) => {
                 // Only who would take a binding away has to own the queue; a fault here drops the copy.
                 self.check_destination(topology, spec)?;
-                Ok(delete_rows(&mut engine.store.appender(), &removed))
+                let delayed = engine.empty_delay_queues(&removed);
+                Ok(delete_rows(&mut engine.store.appender(), &removed, delayed))
             }
         })
     }
@@ -76,7 +77,7 @@ fn request<'a>(spec: &BindingSpec<'a>) -> BindingRequest<'a> {
 /// does not exist is answered as for every other exchange.
 fn check_local(topology: &Topology<QueueRef>, spec: &BindingSpec<'_>) -> Result<(), Fault> {
     let source = topology.exchange(spec.source);
-    if source.is_none_or(|source| source.properties.kind != ExchangeKind::LocalRandom) {
+    if source.is_none_or(|source| source.routes_as() != ExchangeKind::LocalRandom) {
         return Ok(());
     }
     let refused = |text: String| Err(Fault::new(ReplyCode::PreconditionFailed, text));

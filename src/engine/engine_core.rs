@@ -94,9 +94,12 @@ impl Engine {
         });
         // Times to live went on while the broker was down.
         let now_ms = now_ms();
-        for (_, queue) in engine.topology.load().queues() {
+        let topology = engine.topology.load();
+        let delay_queues = topology.exchanges().filter_map(|exchange| exchange.delay_queue());
+        for queue in topology.queues().map(|(_, queue)| queue).chain(delay_queues) {
             engine.timers.arm(queue, now_ms);
         }
+        drop(topology);
         Ok(engine)
     }
 

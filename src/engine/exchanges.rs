@@ -13,6 +13,7 @@ use crate::broker::topology::Removed;
 use crate::session::port::ExchangeSpec;
 use crate::store::{Appender, Position, RowKind};
 
+use super::delays::{StoredDelays, with_delay_queue};
 use super::engine_core::{Engine, later};
 use super::queue_cell::QueueRef;
 use super::rights::{Permit, Right};
@@ -61,8 +62,10 @@ impl Engine {
                 permit.check(Right::Read, resource)?;
                 permit.check(Right::Write, Resource::exchange(alternate, &self.vhost))?;
             }
-            let row = properties.durable.then(|| self.store.next_row_id());
+            let id = self.store.next_row_id();
+            let row = properties.durable.then_some(id);
             let exchange = Exchange::new(Name::from(spec.name), properties, row);
+            let exchange = with_delay_queue(exchange, id, None);
             let mut position = Position(0);
             if let Some(row) = row {
                 let plaintext = ExchangeRow::of(&exchange).encode();
@@ -94,16 +97,23 @@ impl Engine {
                 let text = format!("{resource} in use");
                 return Err(Fault::new(ReplyCode::PreconditionFailed, text));
             }
-            let removed = topology.remove_exchange(name);
-            let mut appender = self.store.appender();
-            Ok(removed.map_or(Position(0), |removed| delete_rows(&mut appender, &removed)))
+            let Some(removed) = topology.remove_exchange(name) else { return Ok(Position(0)) };
+            let delayed = self.empty_delay_queues(&removed);
+            Ok(delete_rows(&mut self.store.appender(), &removed, delayed))
         })
     }
 }
 
-/// Deletes the rows of everything that one deletion took away.
-pub(super) fn delete_rows(appender: &mut Appender<'_>, removed: &Removed<QueueRef>) -> Position {
+/// Deletes the rows of everything that one deletion took away, and what its exchanges delayed.
+pub(super) fn delete_rows(
+    appender: &mut Appender<'_>,
+    removed: &Removed<QueueRef>,
+    delayed: Vec<StoredDelays>,
+) -> Position {
     let mut position = Position(0);
+    for StoredDelays { queue, entries } in delayed {
+        position = later(position, appender.drop_queue(queue, entries));
+    }
     for row in removed.bindings.iter().filter_map(|binding| binding.row) {
         position = later(position, appender.delete_row(RowKind::Binding, row));
     }

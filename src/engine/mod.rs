@@ -11,6 +11,7 @@ mod access;
 mod alarm;
 mod bindings;
 mod client;
+mod delays;
 mod engine_core;
 mod exchanges;
 mod operations;

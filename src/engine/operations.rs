@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use crate::amqp::properties::Properties;
 use crate::broker::arguments::Overflow;
 use crate::broker::dead_letter::{Demise, dead_letter, is_circle};
+use crate::broker::delay::delay_of;
 use crate::broker::queue::{ConsumerId, Dead, Death, Entry};
 use crate::broker::routing_keys::Routable;
 use crate::limits::INLINE_BODY_BYTES_MAX;
@@ -22,6 +23,9 @@ use super::queue_cell::{Contents, Incoming, QueueRef, Stored, wake};
 
 /// Where one message goes.
 pub(super) type Targets = SmallVec<[QueueRef; 4]>;
+
+/// Queues and what they have given up, still to be dead-lettered.
+pub(super) type Pending = VecDeque<(QueueRef, Dead<Stored>)>;
 
 /// What an operation under a queue's lock leaves to be done after the unlock.
 #[derive(Default)]
@@ -57,10 +61,10 @@ impl Engine {
         contents.expire(now_ms, &mut effects.dead);
         contents.assign(&mut effects.touched);
         contents.trim(&mut effects.dead);
-        let next_expiry_ms = contents.next_expiry_ms();
+        let next_deadline_ms = contents.next_deadline_ms();
         drop(contents);
         wake(&effects.touched);
-        if let Some(at_ms) = next_expiry_ms {
+        if let Some(at_ms) = next_deadline_ms {
             self.timers.arm(queue, at_ms);
         }
         (done, effects.dead)
@@ -68,20 +72,20 @@ impl Engine {
 
     /// Adds messages to each target, in order. Raises each one's barrier to the last of its records.
     pub(super) fn enqueue(&self, targets: &Targets, incoming: &mut [Incoming]) {
-        let mut pending = VecDeque::new();
+        let mut pending = Pending::new();
         self.enqueue_into(targets, incoming, now_ms(), &mut pending);
         self.bury_all(pending);
     }
 
-    fn enqueue_into(
+    pub(super) fn enqueue_into(
         &self,
         targets: &Targets,
         incoming: &mut [Incoming],
         now_ms: u64,
-        pending: &mut VecDeque<(QueueRef, Dead<Stored>)>,
+        pending: &mut Pending,
     ) {
         for item in incoming.iter_mut() {
-            self.share_body(targets, item);
+            self.prepare(targets, item);
         }
         for queue in targets {
             let add = |contents: &mut Contents, effects: &mut Effects| {
@@ -94,9 +98,16 @@ impl Engine {
         }
     }
 
-    /// A body that is large, or goes to several queues, is stored once, apart from its entries.
-    pub(super) fn share_body(&self, targets: &Targets, item: &mut Incoming) {
-        let stored = targets.iter().filter(|queue| queue.keeps(item)).count() as u32;
+    /// What must be known of a message before the locks. A body that is large, or goes to several queues, is
+    /// stored once, apart from its entries.
+    pub(super) fn prepare(&self, targets: &Targets, item: &mut Incoming) {
+        let mut stored = 0;
+        for queue in targets {
+            stored += u32::from(queue.keeps(item));
+            if queue.delays_for.is_some() {
+                item.delay_ms = delay_of(&item.message).unwrap_or(0);
+            }
+        }
         if stored > 1 || (stored == 1 && item.message.size_bytes() > INLINE_BODY_BYTES_MAX) {
             item.shared = Some(self.store.shared_body(&item.message, stored));
         }
@@ -132,7 +143,7 @@ impl Engine {
                 continue;
             }
             let seq = contents.next_seq();
-            let expires_ms = contents.rules().expires_ms(now_ms, item.ttl_ms);
+            let expires_ms = queue.deadline_ms(contents, now_ms, item);
             let durable = match &mut appender {
                 Some(appender) if queue.keeps(item) => {
                     let meta = EntryMeta {
@@ -148,7 +159,11 @@ impl Engine {
                 Some(_) | None => Stored::No,
             };
             let entry = Entry::new(seq, item.message.clone(), durable);
-            contents.push(Entry { priority: item.priority, expires_ms, ..entry });
+            let entry = Entry { priority: item.priority, expires_ms, ..entry };
+            match queue.delays_for {
+                None => contents.push(entry),
+                Some(_) => contents.delay(entry),
+            }
         }
     }
 
@@ -184,7 +199,10 @@ impl Engine {
             if contents.is_deleted() {
                 return Some(entry);
             }
-            contents.push_in_place(entry);
+            match queue.delays_for {
+                None => contents.push_in_place(entry),
+                Some(_) => contents.delay(entry),
+            }
             None
         });
         queue.delete_stored(&orphan, &self.store);
@@ -207,13 +225,13 @@ impl Engine {
     /// Dead-letters what a queue has given up, and all that follows from that.
     pub(super) fn bury(&self, queue: &QueueRef, dead: Dead<Stored>) {
         if !dead.is_empty() {
-            self.bury_all(VecDeque::from([(queue.clone(), dead)]));
+            self.bury_all(Pending::from([(queue.clone(), dead)]));
         }
     }
 
     /// A list of what is left to do instead of recursion: clients choose how long a chain of dead
     /// letter exchanges is.
-    fn bury_all(&self, mut pending: VecDeque<(QueueRef, Dead<Stored>)>) {
+    pub(super) fn bury_all(&self, mut pending: Pending) {
         while let Some((queue, dead)) = pending.pop_front() {
             if let Some(exchange) = queue.arguments.dead_letter_exchange.clone() {
                 for (entry, death) in &dead {
@@ -231,7 +249,7 @@ impl Engine {
         exchange: &[u8],
         entry: &Entry<Stored>,
         death: Death,
-        pending: &mut VecDeque<(QueueRef, Dead<Stored>)>,
+        pending: &mut Pending,
     ) {
         let topology = self.topology.load();
         // An exchange that is not there (any more) takes nothing: the message is dropped, as in RabbitMQ.
@@ -261,6 +279,7 @@ impl Engine {
             persistent: matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent(),
             priority: entry.priority,
             ttl_ms: None,
+            delay_ms: 0,
             shared: None,
             barrier: Position(0),
             refused: false,
@@ -271,6 +290,9 @@ impl Engine {
 
     /// The clock has come to this queue: heads expire, and the queue itself if nobody uses it.
     pub(super) fn run_due(self: &Arc<Self>, queue: &QueueRef) {
+        if let Some(exchange) = &queue.delays_for {
+            return self.release_due(queue, exchange);
+        }
         self.with_queue(queue, |_, _| ());
         if let Some(at_ms) = queue.expires_at_ms() {
             match at_ms <= now_ms() {

@@ -55,6 +55,7 @@ impl Engine {
                 durable: exchange.properties.durable,
                 auto_delete: exchange.properties.auto_delete,
                 internal: exchange.properties.internal,
+                messages_delayed: exchange.delay_queue().map(|queue| queue.counts().delayed as u64),
                 arguments: arguments(&exchange.properties.arguments),
             })
             .collect();

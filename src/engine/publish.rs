@@ -114,6 +114,7 @@ pub(super) fn incoming(publish: Publish) -> Incoming {
         persistent: publish.persistent,
         priority: publish.priority,
         ttl_ms: publish.expiration_ms,
+        delay_ms: 0,
         shared: None,
         barrier: Position(0),
         refused: false,

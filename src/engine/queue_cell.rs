@@ -34,6 +34,19 @@ pub enum Stored {
     },
 }
 
+/// An entry as [`crate::store::Appender::drop_queue`] wants it.
+pub(super) type StoredEntry = (Seq, Option<Arc<SharedBody>>, Position);
+
+impl Entry<Stored> {
+    /// What the store is to forget with it; `None` when it never was there.
+    pub(super) fn into_stored(self) -> Option<StoredEntry> {
+        match self.durable {
+            Stored::Yes { put_at, shared } => Some((self.seq, shared, put_at)),
+            Stored::No => None,
+        }
+    }
+}
+
 /// How a queue was declared, and its contents under a lock.
 pub struct QueueCell {
     /// its number in the store's keys
@@ -46,6 +59,8 @@ pub struct QueueCell {
     pub arguments: QueueArguments,
     /// the connection that has it for itself
     pub owner: Option<u64>,
+    /// the exchange whose delayed messages wait in it; such a queue has no name and is in no topology
+    pub delays_for: Option<Name>,
     /// when it was last declared, asked for a message, or left by its last consumer (`x-expires`)
     pub(super) used_ms: AtomicU64,
     /// when the engine's clock looks at it next; 0 is not armed, `u64::MAX` is gone for good
@@ -94,6 +109,8 @@ pub(super) struct Incoming {
     pub priority: u8,
     /// the property `expiration`
     pub ttl_ms: Option<u64>,
+    /// how long a delayed exchange keeps it; known when one is among its targets
+    pub delay_ms: u64,
     /// set when its body is stored apart from its entries
     pub shared: Option<Arc<SharedBody>>,
     /// the last place in the commit order that its confirm waits for
@@ -118,9 +135,26 @@ impl QueueCell {
             properties,
             arguments,
             owner,
+            delays_for: None,
             used_ms: AtomicU64::new(now_ms()),
             due_ms: AtomicU64::new(0),
             contents: Mutex::new(contents),
+        }
+    }
+
+    /// The queue where messages wait that `exchange` delays. Its name is that of no queue in an `x-death`
+    /// header, so it is never part of a circle.
+    pub(super) fn delaying(id: QueueId, exchange: Name, durable: bool, contents: Contents) -> QueueCell {
+        let properties = QueueProperties { durable, auto_delete: false, arguments: Arc::from([]) };
+        let cell = QueueCell::new(id, Name::from(&b""[..]), properties, None, contents);
+        QueueCell { delays_for: Some(exchange), ..cell }
+    }
+
+    /// When a message that comes now leaves by itself: expires, or is due; 0 is never.
+    pub(super) fn deadline_ms(&self, contents: &Contents, now_ms: u64, message: &Incoming) -> u64 {
+        match self.delays_for {
+            None => contents.rules().expires_ms(now_ms, message.ttl_ms),
+            Some(_) => now_ms.saturating_add(message.delay_ms),
         }
     }
 

@@ -216,15 +216,15 @@ impl Engine {
             let undelivered = cancel_consumers(&mut sinks);
             drop(contents);
             let removed = topology.remove_queue(&queue.name);
+            let delayed = removed.as_ref().map(|removed| self.empty_delay_queues(removed));
             let mut appender = store.appender();
-            let mut position = removed.map_or(Position(0), |removed| delete_rows(&mut appender, &removed));
+            let mut position = removed.map_or(Position(0), |removed| {
+                delete_rows(&mut appender, &removed, delayed.unwrap_or_default())
+            });
             let count = ready.len();
             if queue.is_stored() {
                 position = later(position, appender.delete_row(RowKind::Queue, RowId(queue.id.0)));
-                let entries = ready.into_iter().chain(undelivered).filter_map(|entry| match entry.durable {
-                    Stored::Yes { put_at, shared } => Some((entry.seq, shared, put_at)),
-                    Stored::No => None,
-                });
+                let entries = ready.into_iter().chain(undelivered).filter_map(Entry::into_stored);
                 position = later(position, appender.drop_queue(queue.id, entries.collect()));
             }
             Ok((sinks, count as u32, position))

@@ -14,6 +14,7 @@ use crate::broker::topology::{BindingRequest, Topology};
 use crate::store::{Position, Recovered, RecoveredQueue, Row, RowKind, Store};
 
 use super::access::{User, Users};
+use super::delays::with_delay_queue;
 use super::engine_core::EngineError;
 use super::queue_cell::{QueueCell, QueueRef, Stored};
 use super::rows::{BindingRow, ExchangeRow, QueueRow, UserRow};
@@ -35,8 +36,9 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
         match row.kind {
             RowKind::Exchange => {
                 let exchange = ExchangeRow::decode(&row.plaintext).and_then(|r| r.into_exchange(id));
-                let _ = topology
-                    .insert_exchange(Arc::new(exchange.map_err(|e| unreadable("exchange", &row, e))?));
+                let exchange = exchange.map_err(|e| unreadable("exchange", &row, e))?;
+                let found = contents.remove(&QueueId(id.0));
+                let _ = topology.insert_exchange(Arc::new(with_delay_queue(exchange, id, found)));
             }
             RowKind::Queue => {
                 let decoded = QueueRow::decode(&row.plaintext).map_err(|e| unreadable("queue", &row, e))?;

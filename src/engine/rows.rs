@@ -4,6 +4,8 @@
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
+use crate::amqp::field_table::Table;
+use crate::broker::delay::inner_kind;
 use crate::broker::equivalence::QueueProperties;
 use crate::broker::exchange::{Binding, DestinationName, Exchange, ExchangeKind, ExchangeProperties};
 use crate::broker::id::RowId;
@@ -112,6 +114,9 @@ impl ExchangeRow {
     pub fn into_exchange(self, row: RowId) -> Result<Exchange<QueueRef>, String> {
         let kind = ExchangeKind::parse(self.kind.as_bytes())
             .ok_or_else(|| "it is of an exchange type that this version does not know".to_owned())?;
+        if kind == ExchangeKind::Delayed {
+            inner_kind(Table::from_raw(&self.arguments)).map_err(|fault| fault.reply_text())?;
+        }
         let properties = ExchangeProperties {
             kind,
             durable: true,

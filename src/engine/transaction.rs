@@ -41,7 +41,7 @@ impl Client {
                 Err(_) if mandatory => Outcome::Unroutable,
                 Err(_) => Outcome::Routed(Barrier(0)),
                 Ok(_) => {
-                    self.engine.share_body(&targets, &mut item);
+                    self.engine.prepare(&targets, &mut item);
                     self.reserve(&targets, &item, incoming.len(), &mut places);
                     Outcome::Routed(Barrier(0))
                 }
@@ -70,7 +70,7 @@ impl Client {
                 continue;
             }
             let seq = contents.next_seq();
-            let expires_ms = contents.rules().expires_ms(now_ms, item.ttl_ms);
+            let expires_ms = queue.deadline_ms(&contents, now_ms, item);
             drop(contents);
             let entry = Entry::new(seq, item.message.clone(), Stored::No);
             let entry = Entry { priority: item.priority, expires_ms, ..entry };

@@ -136,6 +136,8 @@ pub struct ExchangeView {
     pub auto_delete: bool,
     /// Cannot be published to.
     pub internal: bool,
+    /// Messages that wait for their time, where it is one that delays.
+    pub messages_delayed: Option<u64>,
     /// As declared.
     pub arguments: Vec<ArgumentView>,
 }

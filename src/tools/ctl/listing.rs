@@ -37,7 +37,7 @@ pub const QUEUES: Kind = Kind {
 
 /// `list_exchanges`.
 pub const EXCHANGES: Kind = Kind {
-    columns: &["name", "type", "durable", "auto_delete", "internal", "arguments"],
+    columns: &["name", "type", "durable", "auto_delete", "internal", "arguments", "messages_delayed"],
     default: &["name", "type"],
 };
 
