@@ -22,6 +22,7 @@ use crate::session::port::{
 use crate::store::{Mode, OpenOptions, Store};
 
 mod access;
+mod delays;
 mod replies;
 
 /// A broker without a network.
