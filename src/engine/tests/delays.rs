@@ -2,6 +2,7 @@
 //! a few milliseconds, but nothing moves before the test moves the clock on, or years.
 
 use super::*;
+use crate::broker::message::Copies;
 use crate::engine::engine_core::now_ms;
 use crate::limits::DELAYED_RELEASE_MAX;
 
@@ -470,4 +471,58 @@ fn a_second_declaration_does_not_change_how_it_routes() {
     a.bind("later", "q", "any");
     publish_later(&mut a, later("later", "other", "still a fanout", false, 0));
     assert_eq!(a.take_all("q"), ["still a fanout"]);
+}
+
+#[test]
+fn all_keys_of_a_message_count_when_it_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    delayed_exchange(&mut a, "later", "direct", true);
+    for queue in ["first", "open", "blind"] {
+        a.declare(queue, DURABLE);
+        a.bind("later", queue, queue);
+    }
+    let keys = |key| TableWriter::new().item(Value::LongStr(key));
+    let headers =
+        TableWriter::new().entry("x-delay", Value::I8(1)).entry("CC", Value::Array(keys(b"open").as_array()));
+    let mut block = Vec::new();
+    Properties { headers: Some(headers.as_table()), ..Properties::default() }.encode(&mut block);
+    let blind = keys(b"blind");
+    let copies = Copies { open: true, blind: blind.as_array() };
+    let message = Message::with_copies(b"later", b"first", &block, &[b"x"], copies);
+    let barrier = publish_later(&mut a, Publish { message, ..publish("", "", b"", true) });
+    a.wait_for(barrier);
+    drop(a);
+    house.close();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    run_out(&house, "later");
+    for queue in ["first", "open", "blind"] {
+        assert_eq!(a.take_all(queue), ["x"]);
+    }
+}
+
+#[test]
+fn a_delayed_exchange_may_route_as_one_of_the_plugins_kinds() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    delayed_exchange(&mut a, "later", "x-consistent-hash", true);
+    for queue in ["one", "two"] {
+        a.declare(queue, DURABLE);
+        a.bind("later", queue, "1");
+    }
+    assert!(a.client.bind(&binding("later", "one", "not a weight")).is_err());
+    for key in 0..100 {
+        let barrier = publish_later(&mut a, later("later", &key.to_string(), "x", true, 1));
+        a.wait_for(barrier);
+    }
+    drop(a);
+    house.close();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    run_out(&house, "later");
+    let counts = ["one", "two"].map(|queue| a.take_all(queue).len());
+    assert!(counts[0] + counts[1] == 100 && counts.iter().all(|count| *count > 10), "{counts:?}");
 }
