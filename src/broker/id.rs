@@ -5,7 +5,8 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId(pub u64);
 
-/// A queue. The same number space as [`RowId`]: a durable queue's row carries its queue id.
+/// A queue. The same number space as [`RowId`]: a durable queue's row carries its queue id, and a delayed
+/// exchange's row that of the queue in which its messages wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QueueId(pub u64);
 
