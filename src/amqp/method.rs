@@ -51,6 +51,12 @@ macro_rules! methods {
                 }
             }
 
+            /// Every method there is, in the order of the table, with arguments that `fields` makes up.
+            #[cfg(test)]
+            pub(super) fn every(fields: &mut impl Fields<'a>) -> Vec<Method<'a>> {
+                vec![$(Method::$name { $($field: fields.$kind(stringify!($field))),* },)*]
+            }
+
             /// Class and method number, as close methods report them.
             pub fn id(&self) -> (u16, u16) {
                 match self { $(Method::$name { .. } => ($class, $method),)* }
@@ -186,6 +192,19 @@ impl std::fmt::Debug for Method<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Makes up arguments, each by the specification's name of it.
+#[cfg(test)]
+pub(super) trait Fields<'a> {
+    fn u8(&mut self, name: &str) -> u8;
+    fn u16(&mut self, name: &str) -> u16;
+    fn u32(&mut self, name: &str) -> u32;
+    fn u64(&mut self, name: &str) -> u64;
+    fn bit(&mut self, name: &str) -> bool;
+    fn short_str(&mut self, name: &str) -> &'a [u8];
+    fn long_str(&mut self, name: &str) -> &'a [u8];
+    fn table(&mut self, name: &str) -> Table<'a>;
 }
 
 #[cfg(test)]

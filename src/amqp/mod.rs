@@ -10,4 +10,6 @@ pub mod method;
 pub mod properties;
 pub mod reader;
 pub mod reply_code;
+#[cfg(test)]
+mod tests;
 pub mod writer;
