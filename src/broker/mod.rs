@@ -25,5 +25,7 @@ pub mod route;
 pub mod routing_keys;
 pub mod small_map;
 pub mod term;
+#[cfg(test)]
+mod tests;
 pub mod topic;
 pub mod topology;

@@ -211,6 +211,19 @@ impl std::fmt::Debug for Store {
     }
 }
 
+/// Reads bytes as each plaintext that a store keeps (entry, body, manifest, commit row, row) and says which of
+/// them they could be. For tests that come with any bytes: whoever opens a store reads the kind that it expects.
+#[doc(hidden)]
+pub fn read_as_each(plaintext: &[u8]) -> [bool; 5] {
+    [
+        record::read_entry(plaintext).is_ok(),
+        record::read_body(plaintext).is_ok(),
+        record::read_manifest(plaintext).is_ok(),
+        record::read_commit(plaintext).is_ok(),
+        record::read_row(plaintext).is_ok(),
+    ]
+}
+
 /// Wakes a thread that is parked.
 struct Unpark(Thread);
 

@@ -1,0 +1,587 @@
+//! A queue against lists of plain entries. The model keeps everything in one place: an entry is ready, with a
+//! consumer, with basic.get, or gone; it looks for what comes next by looking at all of it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::broker::arguments::Overflow;
+use crate::broker::id::Seq;
+use crate::broker::message::Message;
+use crate::broker::queue::{
+    ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, Queue, Rules, Sink,
+};
+
+/// More than any sequence of steps can fill.
+const ROOM_ENOUGH: usize = 1 << 20;
+
+/// A consumer's end: takes while it has room.
+#[derive(Clone)]
+struct Inbox(Rc<RefCell<(Vec<Entry<()>>, usize)>>);
+
+impl Sink<()> for Inbox {
+    fn take(&self, max: usize, mut next: impl FnMut() -> Option<Entry<()>>) -> usize {
+        let (got, room) = &mut *self.0.borrow_mut();
+        let mut taken = 0;
+        while taken < max && *room > 0 {
+            let Some(entry) = next() else { break };
+            got.push(entry);
+            *room -= 1;
+            taken += 1;
+        }
+        taken
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// What the model knows of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Known {
+    seq: u64,
+    priority: u8,
+    expires_ms: u64,
+    bytes: u64,
+    redelivered: bool,
+    delivery_count: u16,
+}
+
+impl Known {
+    fn of(entry: &Entry<()>) -> Known {
+        Known {
+            seq: entry.seq.0,
+            priority: entry.priority,
+            expires_ms: entry.expires_ms,
+            bytes: entry.message.body().len() as u64,
+            redelivered: entry.redelivered,
+            delivery_count: entry.delivery_count,
+        }
+    }
+
+    fn entry(self) -> Entry<()> {
+        let message = Message::new(b"", b"q", &[0, 0], &[&vec![1; self.bytes as usize]]);
+        Entry {
+            seq: Seq(self.seq),
+            redelivered: self.redelivered,
+            delivery_count: self.delivery_count,
+            priority: self.priority,
+            expires_ms: self.expires_ms,
+            message,
+            durable: (),
+        }
+    }
+}
+
+/// A consumer as the model sees it; it stays in the list when it has left, for what it still holds.
+struct Client {
+    id: ConsumerId,
+    options: ConsumerOptions,
+    room: usize,
+    has_left: bool,
+    /// it may be offered something
+    waits: bool,
+    /// where it stands among those who wait
+    place: u64,
+    held: Vec<Known>,
+}
+
+impl Client {
+    fn is_full(&self) -> bool {
+        let limited = self.options.prefetch > 0 && !self.options.no_ack;
+        limited && self.held.len() >= usize::from(self.options.prefetch)
+    }
+}
+
+#[derive(Default)]
+struct Model {
+    rules: Rules,
+    now_ms: u64,
+    next_seq: u64,
+    ready: Vec<Known>,
+    clients: Vec<Client>,
+    gotten: Vec<Known>,
+    /// places that were given out and are not taken yet
+    reserved: Vec<Known>,
+    gone: Vec<Known>,
+    taken_up_to: u64,
+    turns: u64,
+    had_consumer: bool,
+    deleted: bool,
+}
+
+impl Model {
+    fn level(&self, known: &Known) -> u8 {
+        known.priority.min(self.rules.priority_max)
+    }
+
+    /// What is next: the highest priority, then the oldest.
+    fn first(&self) -> Option<usize> {
+        let order = |at: &usize| (u8::MAX - self.level(&self.ready[*at]), self.ready[*at].seq);
+        (0..self.ready.len()).min_by_key(order)
+    }
+
+    fn pop(&mut self) -> Option<Known> {
+        self.first().map(|at| self.ready.remove(at))
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Client> {
+        self.clients.iter().filter(|client| !client.has_left)
+    }
+
+    /// Whose turn it is: who waits, of the highest priority, the longest; with a single active consumer only
+    /// who came first of those who are there.
+    fn turn(&self) -> Option<usize> {
+        if self.rules.single_active {
+            let first = self.clients.iter().position(|client| !client.has_left)?;
+            return self.clients[first].waits.then_some(first);
+        }
+        let waiting =
+            (0..self.clients.len()).filter(|at| self.clients[*at].waits && !self.clients[*at].has_left);
+        waiting.min_by_key(|at| (-self.clients[*at].options.priority, self.clients[*at].place))
+    }
+
+    fn line_up(&mut self, at: usize) {
+        self.turns += 1;
+        (self.clients[at].waits, self.clients[at].place) = (true, self.turns);
+    }
+
+    fn assign(&mut self) {
+        while !self.ready.is_empty() {
+            let Some(at) = self.turn() else { return };
+            self.clients[at].waits = false;
+            if self.clients[at].room == 0 || self.clients[at].is_full() {
+                continue;
+            }
+            let Some(entry) = self.pop() else { return };
+            self.taken_up_to = self.taken_up_to.max(entry.seq);
+            let client = &mut self.clients[at];
+            client.room -= 1;
+            client.held.push(entry);
+            if !client.is_full() {
+                self.line_up(at);
+            }
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            ready: self.ready.len(),
+            unacked: self.clients.iter().map(|client| client.held.len()).sum::<usize>() + self.gotten.len(),
+            consumers: self.present().count(),
+            ready_bytes: self.ready.iter().map(|known| known.bytes as usize).sum(),
+        }
+    }
+
+    /// The first of each priority.
+    fn heads(&self) -> BTreeMap<u8, Known> {
+        let mut heads = BTreeMap::new();
+        for known in &self.ready {
+            let head = heads.entry(self.level(known)).or_insert(*known);
+            *head = if known.seq < head.seq { *known } else { *head };
+        }
+        heads
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push { priority: u8, ttl_ms: Option<u64>, bytes: u64 },
+    Reserve { priority: u8, ttl_ms: Option<u64>, bytes: u64 },
+    PushInPlace(Index),
+    AddConsumer { prefetch: u16, priority: i64, exclusive: bool, no_ack: bool, room: usize },
+    RemoveConsumer(Index),
+    Settle(Index, usize),
+    Requeue { from: Index, count: usize, reversed: bool, counted: bool },
+    RequeueGotten { count: usize },
+    SettleGotten,
+    Get,
+    Resume(Index, usize),
+    Expire(u64),
+    Trim,
+    Purge,
+    Assign,
+    Delete,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let facts = || (0u8..6, prop::option::weighted(0.3, 1u64..50), 0u64..6);
+    let room = prop_oneof![Just(ROOM_ENOUGH), 0usize..4];
+    prop_oneof![
+        10 => facts().prop_map(|(priority, ttl_ms, bytes)| Step::Push { priority, ttl_ms, bytes }),
+        2 => facts().prop_map(|(priority, ttl_ms, bytes)| Step::Reserve { priority, ttl_ms, bytes }),
+        2 => any::<Index>().prop_map(Step::PushInPlace),
+        3 => (0u16..4, -1i64..2, prop::bool::weighted(0.1), prop::bool::weighted(0.2), room).prop_map(
+            |(prefetch, priority, exclusive, no_ack, room)| Step::AddConsumer { prefetch, priority, exclusive, no_ack, room }
+        ),
+        2 => any::<Index>().prop_map(Step::RemoveConsumer),
+        6 => (any::<Index>(), 1usize..4).prop_map(|(at, count)| Step::Settle(at, count)),
+        4 => (any::<Index>(), 1usize..5, any::<bool>(), any::<bool>())
+            .prop_map(|(from, count, reversed, counted)| Step::Requeue { from, count, reversed, counted }),
+        1 => (1usize..4).prop_map(|count| Step::RequeueGotten { count }),
+        1 => Just(Step::SettleGotten),
+        2 => Just(Step::Get),
+        2 => (any::<Index>(), 1usize..4).prop_map(|(at, room)| Step::Resume(at, room)),
+        3 => (0u64..30).prop_map(Step::Expire),
+        3 => Just(Step::Trim),
+        1 => Just(Step::Purge),
+        12 => Just(Step::Assign),
+        1 => Just(Step::Delete),
+    ]
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let overflow = prop_oneof![Just(Overflow::DropHead), Just(Overflow::RejectPublish)];
+    let limit = |max| prop::option::weighted(0.4, 0u64..max);
+    (overflow, limit(6), limit(20), 0u8..4, any::<bool>(), prop::option::weighted(0.4, 0u16..3)).prop_map(
+        |(overflow, max_length, max_length_bytes, priority_max, single_active, delivery_limit)| Rules {
+            message_ttl_ms: None,
+            max_length,
+            max_length_bytes,
+            overflow,
+            priority_max,
+            single_active,
+            delivery_limit,
+        },
+    )
+}
+
+/// Both, step by step.
+struct Pair {
+    queue: Queue<(), Inbox>,
+    model: Model,
+    inboxes: Vec<Inbox>,
+}
+
+/// Entries that died, in no order, with why.
+fn sorted(dead: Vec<(Known, Death)>) -> Vec<(u64, &'static str)> {
+    let mut dead: Vec<_> = dead.into_iter().map(|(known, death)| (known.seq, death.as_str())).collect();
+    dead.sort();
+    dead
+}
+
+fn known(dead: &Dead<()>) -> Vec<(Known, Death)> {
+    dead.iter().map(|(entry, death)| (Known::of(entry), *death)).collect()
+}
+
+impl Pair {
+    fn new(rules: Rules) -> Pair {
+        let model = Model { rules: rules.clone(), next_seq: 1, ..Model::default() };
+        Pair { queue: Queue::new(rules), model, inboxes: Vec::new() }
+    }
+
+    fn fresh(&mut self, priority: u8, ttl_ms: Option<u64>, bytes: u64) -> Known {
+        let seq = self.queue.next_seq().0;
+        assert_eq!(seq, self.model.next_seq, "places are given out one by one");
+        self.model.next_seq += 1;
+        let expires_ms = self.queue.rules().expires_ms(self.model.now_ms, ttl_ms);
+        Known { seq, priority, expires_ms, bytes, redelivered: false, delivery_count: 0 }
+    }
+
+    fn client(&self, at: Index) -> Option<usize> {
+        (!self.model.clients.is_empty()).then(|| at.index(self.model.clients.len()))
+    }
+
+    fn check_dead(&mut self, dead: Dead<()>, expected: Vec<(Known, Death)>) {
+        assert_eq!(sorted(known(&dead)), sorted(expected.clone()));
+        self.model.gone.extend(expected.into_iter().map(|(known, _)| known));
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Push { priority, ttl_ms, bytes } => {
+                let known = self.fresh(priority, ttl_ms, bytes);
+                self.queue.push(known.entry());
+                self.model.ready.push(known);
+            }
+            Step::Reserve { priority, ttl_ms, bytes } => {
+                let known = self.fresh(priority, ttl_ms, bytes);
+                self.model.reserved.push(known);
+            }
+            Step::PushInPlace(at) => {
+                if !self.model.reserved.is_empty() {
+                    let known = self.model.reserved.remove(at.index(self.model.reserved.len()));
+                    self.queue.push_in_place(known.entry());
+                    self.model.ready.push(known);
+                }
+            }
+            Step::AddConsumer { prefetch, priority, exclusive, no_ack, room } => {
+                self.add_consumer(ConsumerOptions { prefetch, no_ack, exclusive, priority }, room);
+            }
+            Step::RemoveConsumer(at) => {
+                let Some(at) = self.client(at) else { return };
+                let client = &mut self.model.clients[at];
+                assert_eq!(self.queue.remove_consumer(client.id), !client.has_left);
+                (client.has_left, client.waits) = (true, false);
+            }
+            Step::Settle(at, count) => {
+                let Some(at) = self.client(at) else { return };
+                let count = count.min(self.model.clients[at].held.len());
+                self.settle(at, count);
+                self.take_from(at, count, false);
+            }
+            Step::Requeue { from, count, reversed, counted } => {
+                let Some(at) = self.client(from) else { return };
+                let count = count.min(self.model.clients[at].held.len());
+                self.settle(at, count);
+                let mut back = self.take_from(at, count, true);
+                if reversed {
+                    back.reverse();
+                }
+                self.requeue(back, counted);
+            }
+            Step::RequeueGotten { count } => {
+                let count = count.min(self.model.gotten.len());
+                self.queue.settle(None, count);
+                let back = self.model.gotten.drain(..count).collect();
+                self.requeue(back, true);
+            }
+            Step::SettleGotten => {
+                self.queue.settle(None, self.model.gotten.len());
+                self.model.gone.append(&mut self.model.gotten);
+            }
+            other => self.step_of_the_queue(other),
+        }
+    }
+
+    fn step_of_the_queue(&mut self, step: Step) {
+        match step {
+            Step::Get => {
+                let got = self.queue.get().map(|entry| Known::of(&entry));
+                assert_eq!(got, self.model.pop());
+                self.model.gotten.extend(got);
+                self.model.taken_up_to = got.map_or(0, |known| known.seq).max(self.model.taken_up_to);
+            }
+            Step::Resume(at, room) => {
+                let Some(at) = self.client(at) else { return };
+                self.model.clients[at].room += room;
+                self.inboxes[at].0.borrow_mut().1 += room;
+                self.queue.resume(self.model.clients[at].id);
+                self.resume(at);
+            }
+            Step::Expire(passed_ms) => self.expire(passed_ms),
+            Step::Trim => self.trim(),
+            Step::Purge => {
+                let purged: Vec<Known> = self.queue.purge().iter().map(Known::of).collect();
+                let expected: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
+                assert_eq!(purged, expected, "in the order in which they would have been delivered");
+                self.model.gone.extend(purged);
+            }
+            Step::Assign => {
+                self.queue.assign(&mut Vec::new());
+                self.model.assign();
+            }
+            Step::Delete => {
+                let (ready, sinks) = self.queue.delete();
+                assert_eq!(
+                    (ready.len(), sinks.len()),
+                    (self.model.ready.len(), self.model.present().count())
+                );
+                self.model.gone.append(&mut self.model.ready);
+                self.model
+                    .clients
+                    .iter_mut()
+                    .for_each(|client| (client.has_left, client.waits) = (true, false));
+                self.model.deleted = true;
+            }
+            _ => unreachable!("handled by its caller"),
+        }
+    }
+
+    fn add_consumer(&mut self, options: ConsumerOptions, room: usize) {
+        let inbox = Inbox(Rc::new(RefCell::new((Vec::new(), room))));
+        let excluded = self.model.present().any(|client| client.options.exclusive)
+            || (options.exclusive && self.model.present().next().is_some());
+        match self.queue.add_consumer(inbox.clone(), options) {
+            Err(ConsumeRefused::Deleted) => assert!(self.model.deleted),
+            Err(ConsumeRefused::InExclusiveUse) => assert!(excluded && !self.model.deleted),
+            Ok(id) => {
+                assert!(!excluded && !self.model.deleted);
+                assert!(self.model.clients.iter().all(|client| client.id != id), "an id is never used again");
+                let (has_left, waits) = (false, true);
+                self.model.clients.push(Client {
+                    id,
+                    options,
+                    room,
+                    has_left,
+                    waits,
+                    place: 0,
+                    held: Vec::new(),
+                });
+                self.inboxes.push(inbox);
+                self.model.line_up(self.model.clients.len() - 1);
+                self.model.had_consumer = true;
+            }
+        }
+    }
+
+    fn settle(&mut self, at: usize, count: usize) {
+        self.queue.settle(Some(self.model.clients[at].id), count);
+        self.resume(at);
+    }
+
+    /// It is in line again, unless it is there already.
+    fn resume(&mut self, at: usize) {
+        if !self.model.clients[at].has_left && !self.model.clients[at].waits {
+            self.model.line_up(at);
+        }
+    }
+
+    /// The first `count` entries that the consumer holds leave its hands.
+    fn take_from(&mut self, at: usize, count: usize, comes_back: bool) -> Vec<Known> {
+        let taken: Vec<Known> = self.model.clients[at].held.drain(..count).collect();
+        let handed: Vec<Known> =
+            self.inboxes[at].0.borrow_mut().0.drain(..count).map(|e| Known::of(&e)).collect();
+        assert_eq!(handed, taken, "what a consumer was given, and in which order");
+        if !comes_back {
+            self.model.gone.extend(&taken);
+        }
+        taken
+    }
+
+    fn requeue(&mut self, back: Vec<Known>, counted: bool) {
+        let count = |known: Known| Known {
+            redelivered: true,
+            delivery_count: known.delivery_count + u16::from(counted),
+            ..known
+        };
+        let back: Vec<Known> = back.into_iter().map(count).collect();
+        let mut dead = Dead::new();
+        self.queue.requeue(back.iter().map(|known| known.entry()).collect(), &mut dead);
+        let limit = self.model.rules.delivery_limit.unwrap_or(u16::MAX);
+        let (over, ready): (Vec<Known>, Vec<Known>) =
+            back.iter().partition(|known| known.delivery_count > limit);
+        self.model.ready.extend(ready);
+        self.check_dead(dead, over.into_iter().map(|known| (known, Death::DeliveryLimit)).collect());
+    }
+
+    fn expire(&mut self, passed_ms: u64) {
+        self.model.now_ms += passed_ms;
+        let mut dead = Dead::new();
+        self.queue.expire(self.model.now_ms, &mut dead);
+        let mut expected = Vec::new();
+        loop {
+            let now_ms = self.model.now_ms;
+            let mut heads = self.model.heads().into_values();
+            let Some(over) = heads.find(|head| head.expires_ms > 0 && head.expires_ms <= now_ms) else {
+                break;
+            };
+            self.model.ready.retain(|known| *known != over);
+            expected.push((over, Death::Expired));
+        }
+        self.check_dead(dead, expected);
+    }
+
+    fn trim(&mut self) {
+        let mut dead = Dead::new();
+        self.queue.trim(&mut dead);
+        let mut expected = Vec::new();
+        let (length, bytes) = (self.model.rules.max_length, self.model.rules.max_length_bytes);
+        while self.model.rules.overflow == Overflow::DropHead
+            && (length.is_some_and(|max| self.model.ready.len() as u64 > max)
+                || bytes.is_some_and(|max| self.model.counts().ready_bytes as u64 > max))
+        {
+            expected.extend(self.model.pop().map(|known| (known, Death::MaxLen)));
+        }
+        self.check_dead(dead, expected);
+    }
+
+    fn check(&self) {
+        let (queue, model) = (&self.queue, &self.model);
+        let counts = model.counts();
+        assert_eq!(queue.counts(), counts);
+        assert_eq!(queue.taken_up_to().0, model.taken_up_to);
+        assert_eq!(queue.is_abandoned(), model.had_consumer && counts.consumers == 0);
+        assert_eq!(queue.is_deleted(), model.deleted);
+        let heads = model.heads().into_values();
+        assert_eq!(queue.next_expiry_ms(), heads.map(|head| head.expires_ms).filter(|ms| *ms > 0).min());
+        let is_full = model.rules.max_length.is_some_and(|max| counts.ready as u64 >= max)
+            || model.rules.max_length_bytes.is_some_and(|max| counts.ready_bytes as u64 >= max);
+        assert_eq!(queue.is_refusing(), model.rules.overflow != Overflow::DropHead && is_full);
+        for (client, inbox) in model.clients.iter().zip(&self.inboxes) {
+            let got: Vec<Known> = inbox.0.borrow().0.iter().map(Known::of).collect();
+            assert_eq!(got, client.held, "what each consumer has, in order");
+            let prefetch = usize::from(client.options.prefetch);
+            assert!(
+                prefetch == 0 || client.options.no_ack || got.len() <= prefetch,
+                "prefetch is never exceeded"
+            );
+        }
+    }
+
+    /// Each place that was ever given out is somewhere, once.
+    fn check_nothing_is_lost(&mut self) {
+        let mut ready = Vec::new();
+        while let Some(entry) = self.queue.get() {
+            ready.push(Known::of(&entry));
+        }
+        let expected: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
+        assert_eq!(ready, expected, "what is left comes in order");
+        let mut all: Vec<u64> = ready
+            .iter()
+            .chain(&self.model.gotten)
+            .chain(&self.model.reserved)
+            .chain(&self.model.gone)
+            .chain(self.model.clients.iter().flat_map(|client| &client.held))
+            .map(|known| known.seq)
+            .collect();
+        all.sort();
+        assert_eq!(all, (1..self.model.next_seq).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn a_queue_does_what_a_plain_list_would(rules in rules(), steps in vec(step(), 1..80)) {
+        let mut pair = Pair::new(rules);
+        for step in steps {
+            pair.step(step);
+            pair.check();
+        }
+        pair.check_nothing_is_lost();
+    }
+
+    /// Whoever waits is served before anybody of its priority is served twice.
+    #[test]
+    fn equals_are_served_alike_and_lower_ones_not_at_all(
+        priorities in vec(-1i64..2, 1..8),
+        messages in 1u64..60,
+        burst in 1u64..7,
+    ) {
+        let mut queue: Queue<(), Inbox> = Queue::new(Rules::default());
+        let inboxes: Vec<Inbox> = priorities
+            .iter()
+            .map(|priority| {
+                let inbox = Inbox(Rc::new(RefCell::new((Vec::new(), ROOM_ENOUGH))));
+                // A prefetch, for who has none and stands alone is served in one go.
+                let options = ConsumerOptions { prefetch: 100, priority: *priority, ..ConsumerOptions::default() };
+                queue.add_consumer(inbox.clone(), options).unwrap();
+                inbox
+            })
+            .collect();
+        for at in 0..messages {
+            let seq = queue.next_seq();
+            queue.push(Entry::new(seq, Message::new(b"", b"q", &[0, 0], &[]), ()));
+            if at % burst == 0 {
+                queue.assign(&mut Vec::new());
+            }
+        }
+        queue.assign(&mut Vec::new());
+        let highest = *priorities.iter().max().unwrap();
+        let (mut served, mut others) = (Vec::new(), 0);
+        for (inbox, priority) in inboxes.iter().zip(&priorities) {
+            let got = inbox.0.borrow().0.len();
+            if *priority == highest { served.push(got) } else { others += got }
+        }
+        prop_assert_eq!(served.iter().sum::<usize>() as u64, messages);
+        prop_assert!(served.iter().max().unwrap() - served.iter().min().unwrap() <= 1, "{served:?}");
+        prop_assert_eq!(others, 0);
+    }
+}
