@@ -189,3 +189,48 @@ impl UserRow {
         Ok((self.name, User { row, password_hash: self.password_hash, tags: self.tags, grants }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn queue_row(name: Vec<u8>, auto_delete: bool, arguments: Vec<u8>) -> QueueRow {
+        QueueRow { name: name.into(), auto_delete, arguments: arguments.into() }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_come_back(name in vec(any::<u8>(), 0..300), flags: (bool, bool), arguments in vec(any::<u8>(), 0..300)) {
+            let row = QueueRow::decode(&queue_row(name.clone(), flags.0, arguments.clone()).encode()).unwrap();
+            let (read, properties) = row.into_parts();
+            prop_assert_eq!((&*read, properties.auto_delete), (&name[..], flags.0));
+            prop_assert_eq!(&*properties.arguments, &arguments[..]);
+            let (source, routing_key) = (name.clone().into(), arguments.clone().into());
+            let binding = BindingRow {
+                source, destination: name.clone().into(), to_exchange: flags.1, routing_key, arguments: arguments.into(),
+            };
+            let read = BindingRow::decode(&binding.encode()).unwrap();
+            prop_assert_eq!(read.destination(), binding.destination());
+            prop_assert_eq!((&read.source, &read.arguments), (&binding.source, &binding.arguments));
+        }
+
+        #[test]
+        fn changed_rows_are_read_or_refused(
+            name in vec(any::<u8>(), 0..40),
+            changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut bytes = queue_row(name.clone(), true, name).encode();
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
+                let _ = (QueueRow::decode(bytes), BindingRow::decode(bytes), UserRow::decode(bytes));
+                let _ = ExchangeRow::decode(bytes).and_then(|row| row.into_exchange(RowId(1)));
+            }
+        }
+    }
+}

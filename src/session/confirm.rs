@@ -46,7 +46,61 @@ impl Confirms {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Publishes (with the place in the commit order that they wait for), refusals, and commits that come
+        /// later: who publishes hears about each publish once, and not before it is durable.
+        #[test]
+        fn each_publish_is_answered_once_and_not_too_soon(steps in vec((0u8..6, 0u64..4), 0..120)) {
+            let mut confirms = Confirms::default();
+            let (mut waits, mut answered): (BTreeMap<u64, u64>, Vec<u64>) = Default::default();
+            let (mut tail, mut durable, mut published) = (0, 0, 0);
+            let drain = [(5, u64::MAX / 2)];
+            for (what, by) in steps.into_iter().chain(drain) {
+                match what {
+                    0..=3 => {
+                        published += 1;
+                        let tag = confirms.next_tag();
+                        prop_assert_eq!(tag, published, "tags count publishes");
+                        if what == 3 {
+                            // A refusal is told at once and waits for nothing.
+                            answered.push(tag);
+                            continue;
+                        }
+                        // Transient publishes wait for nothing, stored ones for a place further on.
+                        tail += by;
+                        let barrier = if what == 0 { 0 } else { tail };
+                        confirms.expect(tag, Barrier(barrier));
+                        waits.insert(tag, barrier);
+                    }
+                    _ => durable += by,
+                }
+                if let Some((last, multiple)) = confirms.take_due(Barrier(durable)) {
+                    let all: Vec<u64> = match multiple {
+                        true => waits.range(..=last).map(|(tag, _)| *tag).collect(),
+                        false => vec![last],
+                    };
+                    prop_assert!(!multiple || all.len() > 1, "one alone is not told as several");
+                    for tag in all {
+                        let barrier = waits.remove(&tag);
+                        prop_assert!(barrier.is_some_and(|barrier| barrier <= durable), "{tag}: {barrier:?}");
+                        answered.push(tag);
+                    }
+                }
+                prop_assert_eq!(confirms.is_waiting(), !waits.is_empty());
+                let first = waits.values().next();
+                prop_assert!(first.is_none_or(|barrier| *barrier > durable), "what is due is not held back");
+            }
+            answered.sort();
+            prop_assert_eq!(answered, (1..=published).collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn one_ack_stands_for_all_that_are_due() {

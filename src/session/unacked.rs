@@ -108,9 +108,90 @@ impl<D> UnackedList<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::broker::id::Seq;
     use crate::broker::message::Message;
+
+    fn deliver(list: &mut UnackedList<()>) -> u64 {
+        let tag = list.next_tag();
+        let entry = Entry::new(Seq(tag), Message::new(b"", b"", &[], &[]), ());
+        list.push(Unacked { tag, source: 0, entry });
+        tag
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Deliver(u16),
+        /// without acknowledgement: a tag is used up, and nothing waits
+        Skip,
+        Take(u64),
+        TakeUpTo(u64),
+        /// the oldest of what was taken last comes back, as after a rollback
+        PutBack(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1u16..5).prop_map(Step::Deliver),
+            1 => Just(Step::Skip),
+            6 => (0u64..60).prop_map(Step::Take),
+            2 => (0u64..60).prop_map(Step::TakeUpTo),
+            1 => (0usize..5).prop_map(Step::PutBack),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn what_waits_is_what_a_plain_set_holds(steps in vec(step(), 0..120)) {
+            let mut list = UnackedList::default();
+            let (mut model, mut last, mut taken) = (BTreeSet::new(), 0, Vec::new());
+            for step in steps {
+                match step {
+                    Step::Deliver(count) => for _ in 0..count {
+                        last += 1;
+                        prop_assert_eq!(deliver(&mut list), last);
+                        model.insert(last);
+                    },
+                    Step::Skip => {
+                        last += 1;
+                        prop_assert_eq!(list.next_tag(), last);
+                    }
+                    Step::Take(tag) => {
+                        let got = list.take(tag);
+                        prop_assert_eq!(got.as_ref().map(|u| u.tag), model.take(&tag));
+                        taken.extend(got);
+                    }
+                    Step::TakeUpTo(tag) => {
+                        let known = tag == 0 || model.contains(&tag);
+                        let up_to = if tag == 0 { u64::MAX } else { tag };
+                        let expected: Vec<u64> = model.range(..=up_to).copied().collect();
+                        let got = list.take_up_to(tag);
+                        prop_assert_eq!(got.is_some(), known);
+                        let Some(got) = got else { continue };
+                        prop_assert_eq!(got.iter().map(|u| u.tag).collect::<Vec<_>>(), &expected[..], "oldest first");
+                        model.retain(|other| !expected.contains(other));
+                        taken.extend(got);
+                    }
+                    Step::PutBack(count) => {
+                        let back = taken.split_off(taken.len().saturating_sub(count));
+                        model.extend(back.iter().map(|u| u.tag));
+                        list.put_back(back);
+                    }
+                }
+                prop_assert!(list.list.len() == list.tags.len() && list.tags.iter().is_sorted());
+                prop_assert_eq!(list.list.iter().flatten().count(), model.len());
+            }
+            let left: Vec<u64> = list.take_up_to(0).unwrap().iter().map(|u| u.tag).collect();
+            prop_assert_eq!(left, model.into_iter().collect::<Vec<_>>());
+        }
+    }
 
     fn list_of(n: u64) -> UnackedList<()> {
         let mut list = UnackedList::default();
