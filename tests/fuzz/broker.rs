@@ -26,7 +26,7 @@ use crate::random::Random;
 /// Largest body, in bytes.
 const MESSAGE_BYTES_MAX: u64 = 64 * 1024;
 /// Inputs after which the store is closed and opened again, as a restart does.
-const INPUTS_PER_LIFE: usize = 500;
+const INPUTS_PER_LIFE: usize = 2000;
 /// What a session waits for is durable long before.
 const STUCK: Duration = Duration::from_secs(20);
 

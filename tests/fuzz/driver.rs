@@ -68,10 +68,18 @@ pub fn campaign<T: Target>(name: &'static str, make: impl FnOnce() -> T) {
     let status = Command::new(program).args(arguments).env(CHILD, "1").status().expect("a process starts");
     if !status.success() {
         let crash = file(name, "crash");
-        fs::rename(file(name, "input"), &crash).unwrap_or_else(|_| panic!("{status} before the first input"));
+        let input = last_input(name).unwrap_or_else(|| panic!("{status} before the first input"));
+        fs::write(&crash, input).expect("the input is kept");
         let crash = crash.display();
         panic!("{status}; the input is {crash}: {INPUT}={crash} cargo test --test fuzz {name}");
     }
+}
+
+/// The input that ran when a process ended: its length in eight bytes, then itself.
+fn last_input(name: &str) -> Option<Vec<u8>> {
+    let bytes = fs::read(file(name, "input")).ok()?;
+    let (length, input) = bytes.split_first_chunk::<8>()?;
+    Some(input.get(..u64::from_be_bytes(*length) as usize)?.to_vec())
 }
 
 fn file(name: &str, kind: &str) -> PathBuf {
@@ -93,14 +101,14 @@ fn fuzz<T: Target>(name: &str, mut target: T) {
     let count = Arc::new(AtomicU64::new(0));
     watch(count.clone());
     let (mut kept, mut seen): (Vec<Vec<u8>>, HashSet<u64>) = Default::default();
-    let start = Instant::now();
+    let (start, mut record) = (Instant::now(), Vec::new());
     while start.elapsed() < time {
         let input = next_input(&mut target, &mut random, &kept);
         // In place before anything can go wrong: there is no telling whether we get to write it afterwards.
-        current
-            .write_all_at(&input, 0)
-            .and_then(|()| current.set_len(input.len() as u64))
-            .expect("it is kept");
+        record.clear();
+        record.extend_from_slice(&(input.len() as u64).to_be_bytes());
+        record.extend_from_slice(&input);
+        current.write_all_at(&record, 0).expect("the input is kept");
         if seen.insert(run(&mut target, &input)) {
             match kept.len() < KEPT_MAX {
                 true => kept.push(input),
