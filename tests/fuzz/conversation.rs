@@ -16,7 +16,17 @@ const QUEUES: &[&str] = &["q1", "q1", "q2", "q3", "d1", "d1", "d2", "", "amq.x"]
 const EXCHANGES: &[&str] =
     &["", "", "x1", "x2", "x3", "amq.topic", "amq.direct", "amq.fanout", "amq.headers", "nope"];
 const KEYS: &[&str] = &["q1", "q1", "q2", "q3", "d1", "d1", "d2", "a.b", "a.*", "#", "nope", ""];
-const KINDS: &[&str] = &["direct", "fanout", "topic", "headers", "x-nope"];
+const KINDS: &[&str] = &[
+    "direct",
+    "fanout",
+    "topic",
+    "headers",
+    "x-nope",
+    "x-consistent-hash",
+    "x-modulus-hash",
+    "x-random",
+    "x-recent-history",
+];
 const TAGS: &[&str] = &["t1", "t2", "t3", ""];
 
 /// A conversation behind connection.open-ok, as bytes.
