@@ -15,6 +15,7 @@ use crate::broker::message::Message;
 use crate::broker::queue::{
     ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, Queue, Rules, Sink,
 };
+use crate::broker::queue_type::QueueType;
 
 /// More than any sequence of steps can fill.
 const ROOM_ENOUGH: usize = 1 << 20;
@@ -49,7 +50,7 @@ struct Known {
     expires_ms: u64,
     bytes: u64,
     redelivered: bool,
-    delivery_count: u16,
+    delivery_count: u32,
 }
 
 impl Known {
@@ -89,6 +90,8 @@ struct Client {
     /// where it stands among those who wait
     place: u64,
     held: Vec<Known>,
+    /// since when it waits to be the single active consumer
+    since: u64,
 }
 
 impl Client {
@@ -113,11 +116,24 @@ struct Model {
     turns: u64,
     had_consumer: bool,
     deleted: bool,
+    /// the single active consumer
+    active: Option<usize>,
+    /// it gets nothing more, for a better one has come
+    gives_way: bool,
+    /// how many a quorum queue has handed out since it last looked at the older of its two priorities
+    favours: u8,
 }
 
 impl Model {
+    fn is_quorum(&self) -> bool {
+        self.rules.queue_type == QueueType::Quorum
+    }
+
     fn level(&self, known: &Known) -> u8 {
-        known.priority.min(self.rules.priority_max)
+        match self.is_quorum() {
+            true => u8::from(known.priority > 4),
+            false => known.priority.min(self.rules.priority_max),
+        }
     }
 
     /// What is next: the highest priority, then the oldest.
@@ -126,24 +142,64 @@ impl Model {
         (0..self.ready.len()).min_by_key(order)
     }
 
+    /// A quorum queue gives two of high priority, then the older of what is next of either.
     fn pop(&mut self) -> Option<Known> {
-        self.first().map(|at| self.ready.remove(at))
+        let first = self.first()?;
+        let oldest = (0..self.ready.len()).min_by_key(|at| self.ready[*at].seq)?;
+        let at = if self.is_quorum() && self.favours == 2 { oldest } else { first };
+        self.favours = (self.favours + 1) % 3;
+        Some(self.ready.remove(at))
     }
 
     fn present(&self) -> impl Iterator<Item = &Client> {
         self.clients.iter().filter(|client| !client.has_left)
     }
 
-    /// Whose turn it is: who waits, of the highest priority, the longest; with a single active consumer only
-    /// who came first of those who are there.
+    /// Whose turn it is: the single active consumer's, or of all who wait, of the highest priority, the one who
+    /// waits longest.
     fn turn(&self) -> Option<usize> {
         if self.rules.single_active {
-            let first = self.clients.iter().position(|client| !client.has_left)?;
-            return self.clients[first].waits.then_some(first);
+            return self.active.filter(|at| self.clients[*at].waits && !self.gives_way);
         }
         let waiting =
             (0..self.clients.len()).filter(|at| self.clients[*at].waits && !self.clients[*at].has_left);
         waiting.min_by_key(|at| (-self.clients[*at].options.priority, self.clients[*at].place))
+    }
+
+    /// Sees who is to be the single active consumer, whenever somebody came, left or settled.
+    fn succeed(&mut self) {
+        if !self.rules.single_active {
+            return;
+        }
+        self.active = self.active.filter(|at| !self.clients[*at].has_left);
+        let others =
+            (0..self.clients.len()).filter(|at| !self.clients[*at].has_left && self.active != Some(*at));
+        let best = others.min_by_key(|at| (-self.clients[*at].options.priority, self.clients[*at].since));
+        let Some(active) = self.active else {
+            self.gives_way = false;
+            return best.into_iter().for_each(|best| self.activate(best));
+        };
+        let priority = |at: usize| self.clients[at].options.priority;
+        let outranked = self.is_quorum() && best.is_some_and(|best| priority(best) > priority(active));
+        match best {
+            Some(best) if outranked && self.clients[active].held.is_empty() => {
+                self.gives_way = false;
+                self.turns += 1;
+                self.clients[active].since = self.turns;
+                self.activate(best);
+            }
+            _ if outranked => self.gives_way = true,
+            _ if self.gives_way => {
+                self.gives_way = false;
+                self.line_up(active);
+            }
+            _ => {}
+        }
+    }
+
+    fn activate(&mut self, at: usize) {
+        self.active = Some(at);
+        self.line_up(at);
     }
 
     fn line_up(&mut self, at: usize) {
@@ -238,17 +294,35 @@ fn step() -> impl Strategy<Value = Step> {
 fn rules() -> impl Strategy<Value = Rules> {
     let overflow = prop_oneof![Just(Overflow::DropHead), Just(Overflow::RejectPublish)];
     let limit = |max| prop::option::weighted(0.4, 0u64..max);
-    (overflow, limit(6), limit(20), 0u8..4, any::<bool>(), prop::option::weighted(0.4, 0u16..3)).prop_map(
-        |(overflow, max_length, max_length_bytes, priority_max, single_active, delivery_limit)| Rules {
-            message_ttl_ms: None,
-            max_length,
-            max_length_bytes,
-            overflow,
-            priority_max,
-            single_active,
-            delivery_limit,
-        },
+    (
+        overflow,
+        limit(6),
+        limit(20),
+        0u8..4,
+        any::<bool>(),
+        prop::option::weighted(0.4, 0u32..3),
+        any::<bool>(),
     )
+        .prop_map(
+            |(
+                overflow,
+                max_length,
+                max_length_bytes,
+                priority_max,
+                single_active,
+                delivery_limit,
+                is_quorum,
+            )| Rules {
+                queue_type: if is_quorum { QueueType::Quorum } else { QueueType::Classic },
+                message_ttl_ms: None,
+                max_length,
+                max_length_bytes,
+                overflow,
+                priority_max,
+                single_active,
+                delivery_limit,
+            },
+        )
 }
 
 /// Both, step by step.
@@ -318,18 +392,17 @@ impl Pair {
                 let client = &mut self.model.clients[at];
                 assert_eq!(self.queue.remove_consumer(client.id), !client.has_left);
                 (client.has_left, client.waits) = (true, false);
+                self.model.succeed();
             }
             Step::Settle(at, count) => {
                 let Some(at) = self.client(at) else { return };
                 let count = count.min(self.model.clients[at].held.len());
-                self.settle(at, count);
-                self.take_from(at, count, false);
+                self.settle(at, count, false);
             }
             Step::Requeue { from, count, reversed, counted } => {
                 let Some(at) = self.client(from) else { return };
                 let count = count.min(self.model.clients[at].held.len());
-                self.settle(at, count);
-                let mut back = self.take_from(at, count, true);
+                let mut back = self.settle(at, count, true);
                 if reversed {
                     back.reverse();
                 }
@@ -382,12 +455,13 @@ impl Pair {
                     (ready.len(), sinks.len()),
                     (self.model.ready.len(), self.model.present().count())
                 );
-                self.model.gone.append(&mut self.model.ready);
+                let given_up: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
+                self.model.gone.extend(given_up);
                 self.model
                     .clients
                     .iter_mut()
                     .for_each(|client| (client.has_left, client.waits) = (true, false));
-                self.model.deleted = true;
+                (self.model.deleted, self.model.active) = (true, None);
             }
             _ => unreachable!("handled by its caller"),
         }
@@ -396,7 +470,8 @@ impl Pair {
     fn add_consumer(&mut self, options: ConsumerOptions, room: usize) {
         let inbox = Inbox(Rc::new(RefCell::new((Vec::new(), room))));
         let excluded = self.model.present().any(|client| client.options.exclusive)
-            || (options.exclusive && self.model.present().next().is_some());
+            || (options.exclusive
+                && (self.model.rules.single_active || self.model.present().next().is_some()));
         match self.queue.add_consumer(inbox.clone(), options) {
             Err(ConsumeRefused::Deleted) => assert!(self.model.deleted),
             Err(ConsumeRefused::InExclusiveUse) => assert!(excluded && !self.model.deleted),
@@ -412,17 +487,25 @@ impl Pair {
                     waits,
                     place: 0,
                     held: Vec::new(),
+                    since: 0,
                 });
                 self.inboxes.push(inbox);
-                self.model.line_up(self.model.clients.len() - 1);
+                let newest = self.model.clients.len() - 1;
+                self.model.line_up(newest);
+                self.model.clients[newest].since = self.model.turns;
+                self.model.succeed();
                 self.model.had_consumer = true;
             }
         }
     }
 
-    fn settle(&mut self, at: usize, count: usize) {
+    /// The first entries that a consumer holds leave its hands, and it may have more.
+    fn settle(&mut self, at: usize, count: usize, comes_back: bool) -> Vec<Known> {
         self.queue.settle(Some(self.model.clients[at].id), count);
+        let taken = self.take_from(at, count, comes_back);
         self.resume(at);
+        self.model.succeed();
+        taken
     }
 
     /// It is in line again, unless it is there already.
@@ -447,13 +530,13 @@ impl Pair {
     fn requeue(&mut self, back: Vec<Known>, counted: bool) {
         let count = |known: Known| Known {
             redelivered: true,
-            delivery_count: known.delivery_count + u16::from(counted),
+            delivery_count: known.delivery_count + u32::from(counted),
             ..known
         };
         let back: Vec<Known> = back.into_iter().map(count).collect();
         let mut dead = Dead::new();
         self.queue.requeue(back.iter().map(|known| known.entry()).collect(), &mut dead);
-        let limit = self.model.rules.delivery_limit.unwrap_or(u16::MAX);
+        let limit = self.model.rules.delivery_limit.unwrap_or(u32::MAX);
         let (over, ready): (Vec<Known>, Vec<Known>) =
             back.iter().partition(|known| known.delivery_count > limit);
         self.model.ready.extend(ready);
