@@ -11,7 +11,7 @@ use sealmq::amqp::frame::{self, Kind, PROTOCOL_HEADER};
 use sealmq::amqp::method::Method;
 use sealmq::amqp::properties::ContentHeader;
 use sealmq::engine::view::QueueView;
-use sealmq::engine::{Client, Engine, Outbox};
+use sealmq::engine::{Client, Engine, Outbox, Permissions, UserSpec};
 use sealmq::limits::OUTPUT_BYTES_HIGH;
 use sealmq::session::port::{Broker, LoginRefused, Mechanism};
 use sealmq::session::{Identity, Peer, Session, Settings};
@@ -41,7 +41,12 @@ struct House {
 
 impl House {
     fn new() -> House {
-        House::open(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder"))
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
+        let house = House::open(dir);
+        let all = Permissions::all();
+        let me = UserSpec { name: "me", password: b"secret", tags: &[], permissions: Some(&all) };
+        house.engine.ensure_user(&me).expect("a user");
+        house
     }
 
     fn open(dir: TempDir) -> House {
@@ -77,6 +82,7 @@ impl House {
     /// Takes away what an input has left; false when something has a name that cannot be shown.
     fn clear(&self) -> bool {
         let (mut client, _) = self.engine.connect();
+        client.open(b"me", b"/").expect("the user is there");
         for queue in self.engine.queue_views() {
             let _ = client.delete_queue(queue.name.as_bytes(), false, false);
         }
@@ -277,24 +283,24 @@ impl Lives {
         Lives { house: Some(House::new()), inputs: 0 }
     }
 
-    /// Lets `with` use the broker, then looks at what is left of it and clears that away.
+    /// Lets `with` use the broker, then looks at what is left of it.
     fn live<T>(&mut self, with: impl FnOnce(&House) -> T) -> T {
-        let house = self.house.take().expect("it is there between inputs");
-        let done = with(&house);
+        let house = self.house.as_ref().expect("it is there between inputs");
+        let done = with(house);
         assert!(house.store.failure().is_none(), "a peer has stopped the store");
         for queue in house.engine.queue_views() {
             assert!(!queue.exclusive, "{} outlives its connection", queue.name);
             assert_eq!((queue.messages_unacknowledged, queue.consumers), (0, 0), "{}", queue.name);
         }
+        done
+    }
+
+    /// Clears away what an input has left, or begins a new life.
+    fn go_on(&mut self) {
+        let house = self.house.take().expect("it is there between inputs");
         self.inputs += 1;
         let house = if self.inputs.is_multiple_of(INPUTS_PER_LIFE) { house.restart() } else { house };
-        self.house = Some(if house.clear() {
-            house
-        } else {
-            println!("NEW HOUSE {:?}", house.engine.queue_views());
-            House::new()
-        });
-        done
+        self.house = Some(if house.clear() { house } else { House::new() });
     }
 }
 
@@ -354,6 +360,10 @@ impl Target for Conversation {
         })
     }
 
+    fn clean_up(&mut self) {
+        self.0.go_on();
+    }
+
     fn memory_bytes_max(&self, input: &[u8]) -> usize {
         BROKER_BYTES_MAX + 64 * input.len()
     }
@@ -411,6 +421,10 @@ impl Target for Handshake {
             line.hear();
             fingerprint((&line.listener.said, line.session.is_open(), line.session.bad_header()))
         })
+    }
+
+    fn clean_up(&mut self) {
+        self.0.go_on();
     }
 
     fn memory_bytes_max(&self, input: &[u8]) -> usize {

@@ -35,6 +35,9 @@ pub trait Target {
     /// Does what there is to do with it; what comes back is equal for inputs that did the same.
     fn run(&mut self, input: &[u8]) -> u64;
 
+    /// Gets ready for the next input; not held to the allowance of memory.
+    fn clean_up(&mut self) {}
+
     /// Bytes of memory that may be in use at once beyond what was in use before.
     fn memory_bytes_max(&self, input: &[u8]) -> usize;
 }
@@ -140,6 +143,7 @@ fn run<T: Target>(target: &mut T, input: &[u8]) -> u64 {
         "{} bytes of input took {used} bytes of memory, {allowed} are allowed",
         input.len()
     );
+    target.clean_up();
     fingerprint
 }
 
