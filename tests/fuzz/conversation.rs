@@ -26,6 +26,7 @@ const KINDS: &[&str] = &[
     "x-modulus-hash",
     "x-random",
     "x-recent-history",
+    "x-delayed-message",
 ];
 const TAGS: &[&str] = &["t1", "t2", "t3", ""];
 

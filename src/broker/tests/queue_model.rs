@@ -231,6 +231,7 @@ impl Model {
             unacked: self.clients.iter().map(|client| client.held.len()).sum::<usize>() + self.gotten.len(),
             consumers: self.present().count(),
             ready_bytes: self.ready.iter().map(|known| known.bytes as usize).sum(),
+            ..Counts::default()
         }
     }
 
@@ -582,7 +583,7 @@ impl Pair {
         assert_eq!(queue.is_abandoned(), model.had_consumer && counts.consumers == 0);
         assert_eq!(queue.is_deleted(), model.deleted);
         let heads = model.heads().into_values();
-        assert_eq!(queue.next_expiry_ms(), heads.map(|head| head.expires_ms).filter(|ms| *ms > 0).min());
+        assert_eq!(queue.next_deadline_ms(), heads.map(|head| head.expires_ms).filter(|ms| *ms > 0).min());
         let is_full = model.rules.max_length.is_some_and(|max| counts.ready as u64 >= max)
             || model.rules.max_length_bytes.is_some_and(|max| counts.ready_bytes as u64 >= max);
         assert_eq!(queue.is_refusing(), model.rules.overflow != Overflow::DropHead && is_full);
