@@ -109,3 +109,7 @@ pub const PERMISSION_REGEX_BYTES_MAX: usize = 256 * 1024;
 
 /// Exchanges that one connection remembers as writable; most publish to a few.
 pub const WRITABLE_EXCHANGES_MAX: usize = 64;
+
+/// Messages that an exchange of type x-recent-history keeps at most: all of them are in memory, and each new
+/// binding gets all of them at once.
+pub const HISTORY_MESSAGES_MAX: i64 = 100_000;

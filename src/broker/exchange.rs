@@ -13,6 +13,7 @@ use crate::amqp::field_table::{Table, Value};
 use crate::amqp::reader::DecodeError;
 use foldhash::quality::RandomState;
 use rpds::HashTrieMapSync;
+use std::any::Any;
 use std::sync::Arc;
 
 /// How an exchange chooses where a message goes (AMQP 0-9-1 section 3.1.3, and RabbitMQ's plugins).
@@ -42,7 +43,7 @@ pub enum ExchangeKind {
 
 impl ExchangeKind {
     /// Each kind with its name on the wire.
-    const NAMES: [(ExchangeKind, &'static str); 9] = [
+    const NAMES: [(ExchangeKind, &'static str); 10] = [
         (ExchangeKind::Direct, "direct"),
         (ExchangeKind::Fanout, "fanout"),
         (ExchangeKind::Topic, "topic"),
@@ -51,6 +52,7 @@ impl ExchangeKind {
         (ExchangeKind::ModulusHash, "x-modulus-hash"),
         (ExchangeKind::Random, "x-random"),
         (ExchangeKind::LocalRandom, "x-local-random"),
+        (ExchangeKind::RecentHistory, "x-recent-history"),
         (ExchangeKind::Delayed, "x-delayed-message"),
     ];
 
@@ -140,6 +142,13 @@ pub struct Binding<Q> {
     pub(super) compiled: Compiled,
 }
 
+impl<Q> Binding<Q> {
+    /// What it leads to.
+    pub fn destination(&self) -> &Destination<Q> {
+        &self.destination
+    }
+}
+
 /// What an exchange that asks each of its bindings asks of this one.
 #[derive(Clone, Debug)]
 pub(super) enum Compiled {
@@ -150,6 +159,9 @@ pub(super) enum Compiled {
     /// Of a consistent hash exchange.
     Bucket(Bucket),
 }
+
+/// What the engine keeps for an exchange, such as its latest messages; here it is only passed on.
+pub type Keeper = Arc<dyn Any + Send + Sync>;
 
 /// An exchange with its bindings; a clone shares them until one of the two changes.
 #[derive(Clone, Debug)]
@@ -163,6 +175,7 @@ pub struct Exchange<Q: Clone> {
     alternate: Option<Name>,
     routes_as: ExchangeKind,
     delay_queue: Option<Q>,
+    keeper: Option<Keeper>,
     bindings: SmallMap<BindingKey, Arc<Binding<Q>>>,
     index: Index<Q>,
 }
@@ -214,8 +227,18 @@ impl<Q: Clone> Exchange<Q> {
             ExchangeKind::ModulusHash => Index::ModulusHash,
             ExchangeKind::Random | ExchangeKind::LocalRandom => Index::Random,
         };
-        let bindings = SmallMap::default();
-        Exchange { name, properties, row, alternate, routes_as, delay_queue: None, bindings, index }
+        let (bindings, keeper) = (SmallMap::default(), None);
+        Exchange { name, properties, row, alternate, routes_as, delay_queue: None, keeper, bindings, index }
+    }
+
+    /// The same with something that the engine keeps for it; whoever has a clone shares it.
+    pub fn with_keeper(self, keeper: Keeper) -> Exchange<Q> {
+        Exchange { keeper: Some(keeper), ..self }
+    }
+
+    /// What the engine keeps for it.
+    pub fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_ref()
     }
 
     /// The same exchange with a queue for the messages that it delays.

@@ -1,7 +1,7 @@
 //! Where a message goes: one walk over a topology, from the exchange it was published to, through the
 //! exchanges that lead on, to queues. It reads the snapshot and changes nothing.
 
-use super::exchange::{Destination, Exchange, ExchangeKind, Reached};
+use super::exchange::{Destination, Exchange, Keeper, Reached};
 use super::name::Name;
 use super::routing_keys::Routable;
 use super::topology::Topology;
@@ -19,8 +19,8 @@ const SCANNED_MAX: usize = 32;
 pub struct Routed<'t> {
     /// Another message with the same key goes the same way, and nothing else is to be done with it.
     pub is_repeatable: bool,
-    /// The exchanges on the way that keep it for bindings to come.
-    pub keepers: SmallVec<[&'t Name; 1]>,
+    /// What is kept for the exchanges on the way that have something kept.
+    pub keepers: SmallVec<[&'t Keeper; 1]>,
 }
 
 impl<Q: Clone + Eq + Hash> Topology<Q> {
@@ -44,12 +44,11 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
             at += 1;
         }
         let visited = || std::iter::once(exchange).chain(walk.ahead.iter().copied());
-        let keeps = |exchange: &&Exchange<Q>| {
-            exchange.routes_as() == ExchangeKind::RecentHistory && exchange.delays(message).is_none()
-        };
+        // What waits for its time first is kept when that has come.
+        let keeps = |exchange: &&Exchange<Q>| exchange.delays(message).is_none();
         Routed {
             is_repeatable: visited().all(Exchange::is_repeatable),
-            keepers: visited().filter(keeps).map(|exchange| &exchange.name).collect(),
+            keepers: visited().filter(keeps).filter_map(Exchange::keeper).collect(),
         }
     }
 }

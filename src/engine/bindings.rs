@@ -1,7 +1,9 @@
 //! Binding and unbinding, and the rows of durable bindings.
 
+use std::sync::Arc;
+
 use crate::amqp::reply_code::ReplyCode;
-use crate::broker::exchange::{DestinationName, ExchangeKind};
+use crate::broker::exchange::{DestinationName, Exchange, ExchangeKind};
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::name::Name;
 use crate::broker::queue_type::QueueType;
@@ -11,6 +13,8 @@ use crate::store::{Position, RowKind};
 
 use super::client::Client;
 use super::exchanges::delete_rows;
+use super::history::history_of;
+use super::operations::Pending;
 use super::queue_cell::QueueRef;
 use super::rows::BindingRow;
 
@@ -18,21 +22,36 @@ impl Client {
     pub(super) fn bind_checked(&self, spec: &BindingSpec<'_>) -> Result<Position, Fault> {
         let engine = &self.engine;
         let request = request(spec);
-        engine.change(|topology| {
+        let keeper = engine.topology.load().exchange(spec.source).and_then(|source| source.keeper().cloned());
+        let history = keeper.as_ref().and_then(history_of).map(|history| history.lock());
+        let mut pending = Pending::new();
+        let bound = engine.change(|topology| {
             self.check_destination(topology, spec)?;
             check_local(topology, spec)?;
             let row = is_durable(topology, spec).then(|| engine.store.next_row_id());
             match topology.bind(&request, row).map_err(|e| e.fault(&self.engine.vhost))? {
                 Bound::AlreadyThere => Ok(engine.as_found(row.is_some())),
-                Bound::Added(binding) => Ok(match row {
-                    Some(row) => {
+                Bound::Added(binding) => {
+                    let position = row.map_or(Position(0), |row| {
                         let plaintext = BindingRow::of(&binding).encode();
                         engine.store.appender().put_row(RowKind::Binding, row, plaintext)
+                    });
+                    // An exchange that was declared anew in the meantime has no history yet.
+                    let source = topology.exchange(spec.source);
+                    let is_same = |source: &Exchange<QueueRef>| match (source.keeper(), &keeper) {
+                        (Some(now), Some(locked)) => Arc::ptr_eq(now, locked),
+                        (_, _) => false,
+                    };
+                    if let Some(history) = history.as_deref().filter(|_| source.is_some_and(|s| is_same(s))) {
+                        engine.replay(topology, &binding, history, &mut pending);
                     }
-                    None => Position(0),
-                }),
+                    Ok(position)
+                }
             }
-        })
+        });
+        drop(history);
+        engine.bury_all(pending);
+        bound
     }
 
     pub(super) fn unbind_checked(&self, spec: &BindingSpec<'_>) -> Result<Position, Fault> {

@@ -14,6 +14,7 @@ use crate::limits::{DELAYED_RELEASE_BYTES_MAX, DELAYED_RELEASE_MAX, DELAYED_RETR
 use crate::store::{Position, RecoveredQueue};
 
 use super::engine_core::{Engine, now_ms};
+use super::history::Kept;
 use super::operations::{Pending, Targets};
 use super::queue_cell::{Contents, Incoming, QueueCell, QueueRef, Stored, StoredEntry};
 
@@ -88,7 +89,7 @@ impl Engine {
             let keys = incoming.message.routing_keys(&properties);
             let routable = Routable { keys, properties: &properties, draw: self.draw() };
             let mut targets = Targets::new();
-            topology.route(source, &routable, &mut targets);
+            self.route(&topology, source, &routable, || kept(&incoming), &mut targets);
             self.enqueue_into(&targets, &mut [incoming], now_ms, &mut pending);
         }
         self.bury_all(pending);
@@ -98,6 +99,11 @@ impl Engine {
             self.timers.arm(queue, at_ms);
         }
     }
+}
+
+fn kept(incoming: &Incoming) -> Kept {
+    let Incoming { message, persistent, priority, ttl_ms, .. } = incoming;
+    Kept { message: message.clone(), persistent: *persistent, priority: *priority, ttl_ms: *ttl_ms }
 }
 
 /// A delayed message on its way on: its time to live begins now.

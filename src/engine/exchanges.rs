@@ -15,6 +15,7 @@ use crate::store::{Appender, Position, RowKind};
 
 use super::delays::{StoredDelays, with_delay_queue};
 use super::engine_core::{Engine, later};
+use super::history::with_history;
 use super::queue_cell::QueueRef;
 use super::rights::{Permit, Right};
 use super::rows::ExchangeRow;
@@ -65,7 +66,7 @@ impl Engine {
             let id = self.store.next_row_id();
             let row = properties.durable.then_some(id);
             let exchange = Exchange::new(Name::from(spec.name), properties, row);
-            let exchange = with_delay_queue(exchange, id, None);
+            let exchange = with_history(with_delay_queue(exchange, id, None));
             let mut position = Position(0);
             if let Some(row) = row {
                 let plaintext = ExchangeRow::of(&exchange).encode();

@@ -1,8 +1,8 @@
 //! The only shared state: joins the broker's rules to the store and to the connections.
 //!
-//! Lock order: the topology's write lock, then one queue, then a leaf (an outbox, or the committer's
-//! inbox). Never two queues at once; nothing is awaited, sealed or written under any of them. Routing
-//! reads a snapshot and takes no lock at all.
+//! Lock order: one exchange's history, the topology's write lock, then one queue, then a leaf (an outbox,
+//! or the committer's inbox). Never two queues at once; nothing is awaited, sealed or written under any of
+//! them. Routing reads a snapshot and takes no lock at all, unless an exchange keeps a history.
 //!
 //! * [`Engine`] owns what there is once; [`Client`] is the broker as one connection sees it.
 //! * A record is in the inbox before its entry can be taken, so a delete never precedes its put.
@@ -14,6 +14,7 @@ mod client;
 mod delays;
 mod engine_core;
 mod exchanges;
+mod history;
 mod operations;
 mod outbox;
 mod picture;

@@ -18,6 +18,7 @@ use crate::session::port::Share;
 use crate::store::{EntryMeta, Position};
 
 use super::engine_core::{Engine, now_ms};
+use super::history::Kept;
 use super::outbox::ConsumerSink;
 use super::queue_cell::{Contents, Incoming, QueueRef, Stored, wake};
 
@@ -77,6 +78,7 @@ impl Engine {
         self.bury_all(pending);
     }
 
+    /// As [`Engine::enqueue`], but leaves the dead to the caller.
     pub(super) fn enqueue_into(
         &self,
         targets: &Targets,
@@ -267,7 +269,10 @@ impl Engine {
         let mut targets = Targets::new();
         let routable =
             Routable { keys: message.routing_keys(&properties), properties: &properties, draw: self.draw() };
-        topology.route(source, &routable, &mut targets);
+        let persistent = matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent();
+        let priority = entry.priority;
+        let kept = || Kept { message: message.clone(), persistent, priority, ttl_ms: None };
+        self.route(&topology, source, &routable, kept, &mut targets);
         targets.retain(|target| {
             let circle = is_circle(&message, &target.name);
             if circle {
@@ -276,8 +281,8 @@ impl Engine {
             !circle
         });
         let incoming = Incoming {
-            persistent: matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent(),
-            priority: entry.priority,
+            persistent,
+            priority,
             ttl_ms: None,
             delay_ms: 0,
             shared: None,

@@ -8,14 +8,14 @@ use crate::amqp::reply_code::ReplyCode;
 use crate::broker::exchange::Exchange;
 use crate::broker::fault::{Fault, lossy};
 use crate::broker::hash::mix;
-use crate::broker::message::Message;
 use crate::broker::routing_keys::Routable;
 use crate::broker::topology::Topology;
 use crate::session::port::{Barrier, Outcome, Publish};
 use crate::store::Position;
 
 use super::client::Client;
-use super::engine_core::DRAW_STEP;
+use super::engine_core::{DRAW_STEP, Engine};
+use super::history::Kept;
 use super::operations::Targets;
 use super::queue_cell::{Incoming, QueueRef};
 use super::rights::Permit;
@@ -56,7 +56,7 @@ impl Client {
                 outcomes.push(Outcome::Skipped);
                 continue;
             }
-            let routed = self.routes.find(&topology, &publish.message, &mut self.permit, &self.engine.vhost);
+            let routed = self.routes.find(&self.engine, &topology, &publish, &mut self.permit);
             let same = matches!(&routed, Ok(Found::AsBefore)) && !run.incoming.is_empty();
             if !same {
                 self.finish(&mut run, outcomes, &mut highest);
@@ -121,6 +121,15 @@ pub(super) fn incoming(publish: Publish) -> Incoming {
     }
 }
 
+fn kept(publish: &Publish) -> Kept {
+    Kept {
+        message: publish.message.clone(),
+        persistent: publish.persistent,
+        priority: publish.priority,
+        ttl_ms: publish.expiration_ms,
+    }
+}
+
 /// How a route was found; the targets are in the cache.
 pub(super) enum Found {
     /// the same as the message before
@@ -148,11 +157,12 @@ impl RouteCache {
 
     pub(super) fn find(
         &mut self,
+        engine: &Engine,
         topology: &Topology<QueueRef>,
-        message: &Message,
+        publish: &Publish,
         permit: &mut Permit,
-        vhost: &str,
     ) -> Result<Found, Fault> {
+        let message = &publish.message;
         let (exchange, routing_key) = (message.exchange(), message.routing_key());
         let is_current = self.version == Some(topology.version());
         let has_copies = message.has_copies();
@@ -160,8 +170,8 @@ impl RouteCache {
             return Ok(Found::AsBefore);
         }
         self.version = None;
-        permit.check_publish(exchange, vhost)?;
-        let source = published_to(topology, exchange, vhost)?;
+        permit.check_publish(exchange, &engine.vhost)?;
+        let source = published_to(topology, exchange, &engine.vhost)?;
         self.targets.clear();
         let properties = Properties::decode(message.properties()).unwrap_or_default();
         self.draws = self.draws.wrapping_add(DRAW_STEP);
@@ -170,9 +180,9 @@ impl RouteCache {
             properties: &properties,
             draw: mix(self.draws),
         };
-        let routed = topology.route(source, &routable, &mut self.targets);
+        let is_repeatable = engine.route(topology, source, &routable, || kept(publish), &mut self.targets);
         // A route that depends on more than the key says nothing about the next message's.
-        if routed.is_repeatable && !has_copies {
+        if is_repeatable && !has_copies {
             self.exchange.clear();
             self.exchange.extend_from_slice(exchange);
             self.routing_key.clear();

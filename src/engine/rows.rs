@@ -12,6 +12,7 @@ use crate::broker::id::RowId;
 use crate::broker::name::Name;
 
 use super::access::{Grant, User};
+use super::history::with_history;
 use super::queue_cell::{QueueCell, QueueRef};
 use super::rights::Permissions;
 
@@ -124,7 +125,7 @@ impl ExchangeRow {
             internal: self.internal,
             arguments: self.arguments.as_slice().into(),
         };
-        Ok(Exchange::new(self.name.as_slice().into(), properties, Some(row)))
+        Ok(with_history(Exchange::new(self.name.as_slice().into(), properties, Some(row))))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::store::{Mode, OpenOptions, Store};
 mod access;
 mod delays;
 mod replies;
+mod routing;
 
 /// A broker without a network.
 struct House {

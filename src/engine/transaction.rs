@@ -31,8 +31,7 @@ impl Client {
         let topology = self.engine.topology.load_full();
         for publish in publishes {
             let mandatory = publish.mandatory;
-            let vhost = self.engine.vhost.clone();
-            let routed = self.routes.find(&topology, &publish.message, &mut self.permit, &vhost);
+            let routed = self.routes.find(&self.engine, &topology, &publish, &mut self.permit);
             let targets = self.routes.targets.clone();
             let unrouted = (routed.is_ok() && targets.is_empty()).then(|| self.unrouted(&publish));
             let mut item = super::publish::incoming(publish);

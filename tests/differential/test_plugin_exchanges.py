@@ -7,6 +7,7 @@ import amqp
 import pytest
 
 HASH, MODULUS, RANDOM, LOCAL = "x-consistent-hash", "x-modulus-hash", "x-random", "x-local-random"
+HISTORY = "x-recent-history"
 
 
 @pytest.fixture
@@ -220,10 +221,142 @@ def test_a_local_random_exchange_leads_to_no_exchange(channel, declare, fault_of
     assert refusal(fault_of, bind, "exchange.bind") == "Destination not found"
 
 
+# ---- x-recent-history
+
+
+def test_a_new_binding_gets_the_latest_messages_in_order(channel, declare, eventually):
+    exchange = declare(HISTORY)
+    publish(channel, exchange, [f"{at}" for at in range(25)])
+    (queue,) = bound(channel, exchange, 1, "any")
+    came = []
+    eventually(lambda: came.extend(channel.drain(queue)) or len(came) >= 20)
+    assert came == [f"{at}" for at in range(5, 25)]
+    publish(channel, exchange, ["next"])
+    assert channel.drain(queue) == ["next"]
+
+
+def test_a_history_is_as_long_as_its_argument_says(channel, declare):
+    exchange = declare(HISTORY, arguments={"x-recent-history-length": 2})
+    publish(channel, exchange, ["a", "b", "c"])
+    (queue,) = bound(channel, exchange, 1, "")
+    channel.expect_counts(queue, 2, 0)
+    assert channel.drain(queue) == ["b", "c"]
+
+
+def test_a_kept_message_is_as_it_was_published(channel, declare):
+    exchange = declare(HISTORY)
+    block = amqp.properties(content_type="text/plain", headers={"k": "v"}, delivery_mode=2, priority=3)
+    publish(channel, exchange, ["key"], [block])
+    (queue,) = bound(channel, exchange, 1, "")
+    channel.expect_counts(queue, 1, 0)
+    message = channel.get(queue)
+    assert (message.exchange, message.routing_key, message.body) == (exchange, "key", b"key")
+    assert message.properties == block and not message.redelivered
+
+
+def test_a_message_can_ask_not_to_be_kept(channel, declare):
+    exchange = declare(HISTORY)
+    (present,) = bound(channel, exchange, 1, "")
+    no_store = [amqp.properties(headers={"x-recent-history-no-store": value}) for value in (True, False, "true")]
+    publish(channel, exchange, ["kept-not", "kept", "kept-too"], no_store)
+    (later,) = bound(channel, exchange, 1, "")
+    channel.expect_counts(later, 2, 0)
+    assert channel.drain(later) == ["kept", "kept-too"]
+    assert channel.drain(present) == ["kept-not", "kept", "kept-too"], "it is delivered all the same"
+
+
+def test_only_a_new_binding_gets_the_history(channel, declare):
+    exchange = declare(HISTORY)
+    publish(channel, exchange, ["a"])
+    (queue,) = bound(channel, exchange, 1, "key")
+    channel.expect_counts(queue, 1, 0)
+    channel.call("queue.bind", queue=queue, exchange=exchange, routing_key="key")
+    channel.expect_counts(queue, 1, 0)
+    channel.call("queue.bind", queue=queue, exchange=exchange, routing_key="another")
+    channel.expect_counts(queue, 2, 0)
+
+
+def test_a_binding_to_an_exchange_gets_the_history_too(channel, declare):
+    """The order differs: RabbitMQ delivers the newest first here, and ends the connection when nothing takes it."""
+    exchange, other = declare(HISTORY), declare(RANDOM)
+    (queue,) = bound(channel, other, 1, "")
+    publish(channel, exchange, ["a", "b"])
+    channel.call("exchange.bind", destination=other, source=exchange)
+    channel.expect_counts(queue, 2, 0)
+    assert sorted(channel.drain(queue)) == ["a", "b"]
+
+
+def test_a_message_that_came_back_was_kept(channel, declare):
+    exchange = declare(HISTORY)
+    channel.publish("key", "x", exchange=exchange, mandatory=True)
+    channel.expect("basic.return", reply_code=312)
+    (queue,) = bound(channel, exchange, 1, "")
+    channel.expect_counts(queue, 1, 0)
+
+
+def test_a_transaction_is_kept_when_it_is_committed(channel, declare, is_rabbitmq):
+    """RabbitMQ keeps what was rolled back as well."""
+    exchange = declare(HISTORY)
+    if is_rabbitmq:
+        pytest.skip("RabbitMQ routes before the commit")
+    channel.call("tx.select")
+    for at in range(2):
+        channel.publish("key", f"{at}", exchange=exchange)
+    channel.call("tx.rollback")
+    channel.publish("key", "committed", exchange=exchange)
+    channel.call("tx.commit")
+    (queue,) = bound(channel, exchange, 1, "")
+    channel.expect_counts(queue, 1, 0)
+    assert channel.drain(queue) == ["committed"]
+
+
+def test_a_history_goes_with_its_exchange(channel, declare):
+    exchange = declare(HISTORY)
+    publish(channel, exchange, ["a"])
+    channel.call("exchange.delete", exchange=exchange)
+    channel.call("exchange.declare", exchange=exchange, type=HISTORY, auto_delete=True)
+    (queue,) = bound(channel, exchange, 1, "")
+    publish(channel, exchange, ["b"])
+    channel.expect_counts(queue, 1, 0)
+    assert channel.drain(queue) == ["b"]
+
+
+def test_a_delayed_message_is_kept_when_its_time_has_come(channel, name):
+    """For a broker with delayed exchanges, which RabbitMQ has as a community plugin."""
+    arguments = {"x-delayed-type": HISTORY, "x-recent-history-length": 2}
+    declared = {"exchange": name, "type": "x-delayed-message", "auto_delete": True, "arguments": arguments}
+    try:
+        channel.call("exchange.declare", **declared)
+    except amqp.Closed:
+        pytest.skip("x-delayed-message is not enabled")
+    (first,) = bound(channel, name, 1, "")
+    publish(channel, name, ["later", "now"], [amqp.properties(headers={"x-delay": 1000}), b"\x00\x00"])
+    channel.expect_counts(first, 2, 0)
+    (second,) = bound(channel, name, 1, "")
+    channel.expect_counts(second, 2, 0)
+    assert channel.drain(second) == ["now", "later"]
+
+
+@pytest.mark.parametrize("length, shown", [(0, "0"), (-1, "-1"), ("5", '<<"5">>'), (True, "true"), (2.5, "2.5")])
+def test_a_history_length_must_be_a_positive_integer(declare, fault_of, length, shown):
+    arguments = {"x-recent-history-length": length}
+    text = refusal(fault_of, lambda: declare(HISTORY, arguments=arguments), "exchange.declare")
+    assert text == f"Invalid argument {shown}, 'x-recent-history-length' must be a positive integer"
+
+
+def test_a_history_longer_than_its_bound_is_refused(declare, fault_of, is_rabbitmq):
+    """RabbitMQ has no bound; all of a history is in memory."""
+    if is_rabbitmq:
+        pytest.skip("RabbitMQ has no bound")
+    arguments = {"x-recent-history-length": 100_001}
+    text = refusal(fault_of, lambda: declare(HISTORY, arguments=arguments), "exchange.declare")
+    assert text == "Invalid argument 100001, 'x-recent-history-length' must not be greater than 100000"
+
+
 # ---- all of them
 
 
-@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM])
+@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM, HISTORY])
 def test_leads_to_exchanges_as_to_queues(channel, declare, kind):
     exchange, other = declare(kind), declare(RANDOM)
     (queue,) = bound(channel, other, 1, "")
@@ -232,7 +365,7 @@ def test_leads_to_exchanges_as_to_queues(channel, declare, kind):
     assert channel.drain(queue) == ["a", "b"]
 
 
-@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM, LOCAL])
+@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM, LOCAL, HISTORY])
 def test_without_a_binding_the_alternate_exchange_takes_it(channel, declare, kind):
     alternate = declare(RANDOM)
     (queue,) = bound(channel, alternate, 1, "")
@@ -240,13 +373,13 @@ def test_without_a_binding_the_alternate_exchange_takes_it(channel, declare, kin
     assert channel.drain(queue) == ["a"]
 
 
-@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM, LOCAL])
+@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM, LOCAL, HISTORY])
 def test_without_a_binding_a_mandatory_message_comes_back(channel, declare, kind):
     channel.publish("a", "x", exchange=declare(kind), mandatory=True)
     channel.expect("basic.return", reply_code=312)
 
 
-@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM, LOCAL])
+@pytest.mark.parametrize("kind", [HASH, MODULUS, RANDOM, LOCAL, HISTORY])
 def test_an_unbound_queue_gets_nothing_more(channel, declare, kind):
     exchange = declare(kind)
     key = "1" if kind == HASH else ""
