@@ -32,6 +32,12 @@ pub const TABLE_DEPTH_MAX: usize = 16;
 /// Seconds from TCP accept to connection.open-ok (RabbitMQ: `handshake_timeout` 10 s).
 pub const HANDSHAKE_SECONDS_DEFAULT: u64 = 10;
 
+/// Milliseconds that a delivery may wait for its acknowledgement (RabbitMQ's default for `consumer_timeout`).
+pub const CONSUMER_TIMEOUT_MS_DEFAULT: u64 = 1_800_000;
+
+/// Longest `consumer_timeout` in milliseconds: ten years, as for every other time. What exceeds 248 days never comes.
+pub const CONSUMER_TIMEOUT_MS_MAX: u64 = 315_360_000_000;
+
 /// Longest reply-text on the wire in bytes: it is a shortstr.
 pub const REPLY_TEXT_BYTES_MAX: usize = 255;
 

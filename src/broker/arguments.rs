@@ -67,6 +67,8 @@ pub struct QueueArguments {
     pub delivery_limit: Option<i64>,
     /// `x-max-age` of a stream, in seconds.
     pub max_age_seconds: Option<u64>,
+    /// `x-consumer-timeout`: a delivery may wait so long for its acknowledgement, 0 for ever.
+    pub consumer_timeout_ms: Option<u64>,
 }
 
 /// Why the arguments or the properties of a declaration are refused.
@@ -213,6 +215,8 @@ impl QueueArguments {
         of("x-stream-max-segment-size-bytes", count)?;
         of("x-initial-cluster-size", count_above_zero)?;
         leader_locator(table("x-queue-leader-locator"))?;
+        // In RabbitMQ 4.0 it is on no type's list: any type takes it, and a second declaration may differ in it.
+        let consumer_timeout_ms = expiry(arguments, "x-consumer-timeout")?;
         if let Some(key) = first_foreign(arguments, queue_type) {
             return Err(ArgumentError::NotOfType(key, queue_type));
         }
@@ -231,6 +235,7 @@ impl QueueArguments {
             // RabbitMQ 4.0 validates nothing here; what is no integer means the default.
             delivery_limit: table("x-delivery-limit").find(b"x-delivery-limit").and_then(integer),
             max_age_seconds,
+            consumer_timeout_ms,
         })
     }
 }
@@ -412,6 +417,8 @@ fn leader_locator(table: Table<'_>) -> Result<(), ArgumentError> {
 pub struct ConsumerArguments {
     /// `x-priority`: higher ones are served first; may be negative.
     pub priority: i64,
+    /// `x-consumer-timeout`: a delivery may wait so long for its acknowledgement, 0 for ever.
+    pub timeout_ms: Option<u64>,
 }
 
 impl ConsumerArguments {
@@ -428,9 +435,10 @@ impl ConsumerArguments {
             QueueType::Classic | QueueType::Quorum => int(arguments, "x-priority")?.unwrap_or(0),
             QueueType::Stream => 0,
         };
+        let timeout_ms = expiry(arguments, "x-consumer-timeout")?;
         match foreign.iter().find(|key| arguments.find(key.as_bytes()).is_some()) {
             Some(key) => Err(ArgumentError::NotOfType(key, queue_type)),
-            None => Ok(ConsumerArguments { priority }),
+            None => Ok(ConsumerArguments { priority, timeout_ms }),
         }
     }
 }
@@ -592,10 +600,38 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledgement_timeout_is_milliseconds_for_queues_and_consumers() {
+        for queue_type in [&[][..], &[QUORUM_TYPE]] {
+            let of = |value| table(&[queue_type, &[("x-consumer-timeout", value)]].concat());
+            let parsed = |value| {
+                let arguments = of(value);
+                let queue = QueueArguments::parse(arguments.as_table()).map(|a| a.consumer_timeout_ms);
+                let kind = super::queue_type(arguments.as_table()).unwrap();
+                let consumer = ConsumerArguments::parse(arguments.as_table(), kind).map(|a| a.timeout_ms);
+                assert_eq!(queue, consumer);
+                queue.map_err(|error| error.fault(Resource::queue(b"t", "/")).reply_text())
+            };
+            assert_eq!(parsed(Value::I64(1_800_000)), Ok(Some(1_800_000)));
+            assert_eq!(parsed(Value::U8(0)), Ok(Some(0)));
+            for (value, reason) in [
+                (Value::I32(-1), "{value_negative,-1}"),
+                (text("abc"), "\"expected integer, got longstr\""),
+                (Value::I64(EXPIRY_MS_MAX + 1), "{value_too_large,315360000001}"),
+            ] {
+                let prefix =
+                    "PRECONDITION_FAILED - invalid arg 'x-consumer-timeout' for queue 't' in vhost '/'";
+                assert_eq!(parsed(value), Err(format!("{prefix}: {reason}")));
+            }
+        }
+        assert_eq!(QueueArguments::parse(Table::default()).unwrap().consumer_timeout_ms, None);
+    }
+
+    #[test]
     fn a_consumer_s_priority_is_an_integer() {
         let parse = |entries: &[_]| ConsumerArguments::parse(table(entries).as_table(), QueueType::Classic);
-        assert_eq!(parse(&[("x-priority", Value::I32(-5))]), Ok(ConsumerArguments { priority: -5 }));
-        assert_eq!(parse(&[("x-credit", Value::Void)]), Ok(ConsumerArguments { priority: 0 }));
+        let of_priority = |priority| Ok(ConsumerArguments { priority, timeout_ms: None });
+        assert_eq!(parse(&[("x-priority", Value::I32(-5))]), of_priority(-5));
+        assert_eq!(parse(&[("x-credit", Value::Void)]), of_priority(0));
         let text_of = |error: ArgumentError| error.fault(Resource::queue(b"t", "/")).reply_text();
         assert_eq!(
             text_of(parse(&[("x-priority", text("a"))]).unwrap_err()),

@@ -6,6 +6,7 @@ use std::task::Waker;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::amqp::field_table::Table;
 use crate::amqp::reply_code::ReplyCode;
 use crate::broker::arguments::ConsumerArguments;
 use crate::broker::fault::{Fault, lossy};
@@ -275,6 +276,11 @@ impl Broker for Client {
         if was_there {
             self.delete_if_abandoned(queue);
         }
+    }
+
+    fn delivery_timeout_ms(&self, queue: &QueueRef, arguments: Table<'_>) -> Option<u64> {
+        let of_consumer = ConsumerArguments::parse(arguments, queue.kind()).ok().and_then(|a| a.timeout_ms);
+        of_consumer.or(queue.arguments.consumer_timeout_ms)
     }
 
     fn open_replies(&mut self, to: ReplyTo) -> Result<Vec<u8>, Fault> {

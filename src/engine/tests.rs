@@ -25,6 +25,7 @@ mod access;
 mod delays;
 mod replies;
 mod routing;
+mod timeouts;
 
 /// A broker without a network.
 struct House {

@@ -57,6 +57,9 @@ pub(super) struct Connection {
     flush_due: bool,
     login: Option<JoinHandle<Result<(), LoginRefused>>>,
     clock: Clock,
+    began: Instant,
+    /// wakes us when deliveries may be late; with what it is set to, in milliseconds since `began`
+    deadline: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 /// Deadlines: the handshake's first, then heartbeats, then the close's.
@@ -98,6 +101,8 @@ impl Connection {
             flush_due: false,
             login: None,
             clock: Clock { timer, phase: ClockPhase::Handshake, received: false, sent: false, silent: 0 },
+            began: Instant::now(),
+            deadline: None,
         }
     }
 
@@ -139,7 +144,7 @@ impl Connection {
                     return Poll::Ready(End::PeerGone);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Io(error)),
-                Poll::Pending if self.has_work(wrote) => {}
+                Poll::Pending if self.has_work(wrote) || self.poll_deadline(cx) => {}
                 Poll::Pending => {
                     // The socket is not asked meanwhile, so somebody else must wake us.
                     if self.engine.is_congested() {
@@ -161,6 +166,7 @@ impl Connection {
         }
         self.session.handle_alarm(self.engine.alarm());
         self.session.handle_durable();
+        self.session.handle_clock(self.began.elapsed().as_millis() as u64);
         if !self.input.unread().is_empty() && !self.session.is_paused() {
             let used = self.session.handle_bytes(self.input.unread(), self.sent + OUTPUT_BYTES_HIGH);
             self.input.use_up(used);
@@ -294,6 +300,18 @@ impl Connection {
                 Poll::Ready(Ok(n))
             }
         }
+    }
+
+    /// Whether unacknowledged deliveries are to be looked at; if not yet, we are woken then.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(at_ms) = self.session.deadline_ms() else { return false };
+        let at = self.began + Duration::from_millis(at_ms);
+        let (armed_ms, timer) = self.deadline.get_or_insert_with(|| (at_ms, Box::pin(sleep_until(at))));
+        if *armed_ms != at_ms {
+            *armed_ms = at_ms;
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(cx).is_ready()
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<End> {

@@ -31,6 +31,7 @@ fn settings() -> Settings {
         channel_max: 10,
         heartbeat_seconds: 60,
         message_bytes_max: 1024 * 1024,
+        delivery_timeout_ms: 0,
     }
 }
 

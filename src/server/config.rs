@@ -72,7 +72,7 @@ pub struct ConnectionLimits {
     pub handshake_timeout_ms: u64,
     /// From accept to the end of the TLS handshake.
     pub tls_handshake_timeout_ms: u64,
-    /// A delivery that is not acknowledged within this time closes its channel.
+    /// A delivery that is not acknowledged within this time closes its channel; 0 is never.
     pub consumer_timeout_ms: u64,
 }
 
@@ -255,13 +255,20 @@ fn connection_limits(settings: &Settings) -> Result<ConnectionLimits> {
             limits::HANDSHAKE_SECONDS_DEFAULT * 1000,
         )?,
         tls_handshake_timeout_ms: number("ssl_handshake_timeout", "milliseconds", times, 5000)?,
-        consumer_timeout_ms: number(
-            "consumer_timeout",
-            "milliseconds",
-            1..=u64::from(u32::MAX) * 1000,
-            1_800_000,
-        )?,
+        consumer_timeout_ms: consumer_timeout_ms(settings)?,
     })
+}
+
+/// RabbitMQ's users switch it off with `undefined` or `false` in advanced.config; 0 is taken for the same.
+fn consumer_timeout_ms(settings: &Settings) -> Result<u64> {
+    let parse = |text: &str| match text {
+        "undefined" | "false" | "infinity" => Some(0),
+        number => number.parse().ok().filter(|ms| *ms <= limits::CONSUMER_TIMEOUT_MS_MAX),
+    };
+    let expected =
+        format!("milliseconds, 0 to {}, or undefined for no timeout", limits::CONSUMER_TIMEOUT_MS_MAX);
+    let configured = settings.parse("consumer_timeout", &expected, parse)?;
+    Ok(configured.unwrap_or(limits::CONSUMER_TIMEOUT_MS_DEFAULT))
 }
 
 fn socket_options(settings: &Settings) -> Result<SocketOptions> {
@@ -419,6 +426,24 @@ default_pass = $(RABBITMQ_PASS)
             ("RabbitMQ", "4.0.5")
         );
         assert_eq!(config.notices, []);
+    }
+
+    #[test]
+    fn the_acknowledgement_timeout_is_milliseconds_or_off() {
+        let tls = "ssl_options.certfile = ROOT/ssl/cert.pem\nssl_options.keyfile = ROOT/ssl/key.pem\n";
+        let load = |value: &str| {
+            let text =
+                format!("{tls}at_rest.kek.file = ROOT/secrets/at_rest_kek\nconsumer_timeout = {value}\n");
+            Host::new().load(&text, &[], &[]).map(|config| config.connection.consumer_timeout_ms)
+        };
+        assert_eq!(load("3600000").unwrap(), 3_600_000);
+        for off in ["0", "undefined", "false", "infinity"] {
+            assert_eq!(load(off).unwrap(), 0, "{off}");
+        }
+        for wrong in ["-1", "soon", "1.5", "999999999999999"] {
+            let message = load(wrong).unwrap_err().to_string();
+            assert!(message.contains("consumer_timeout") && message.contains("milliseconds"), "{message}");
+        }
     }
 
     #[test]

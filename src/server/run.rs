@@ -28,8 +28,6 @@ use super::values::Listen;
 
 /// How long connections may take to say goodbye before the store is closed without them.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// RabbitMQ's default for `consumer_timeout`, in milliseconds.
-const CONSUMER_TIMEOUT_DEFAULT_MS: u64 = 1_800_000;
 /// Between two looks at memory, disk and the store's health.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -118,9 +116,6 @@ pub fn run(config: &Config) -> Result<Ended, RunError> {
 /// Settings that are read and checked, but not acted on yet: an operator who relies on one must not find
 /// out by an accident.
 fn warn_of_unheeded(config: &Config) {
-    if config.connection.consumer_timeout_ms != CONSUMER_TIMEOUT_DEFAULT_MS {
-        tracing::warn!("consumer_timeout is NOT in effect yet: no delivery times out");
-    }
     let socket = &config.socket;
     if socket.keepalive || socket.send_buffer_bytes.is_some() || socket.receive_buffer_bytes.is_some() {
         tracing::warn!("tcp_listen_options.keepalive, sndbuf and recbuf are NOT in effect yet");
@@ -318,6 +313,7 @@ fn settings(config: &Config) -> net::Settings {
             channel_max: limits.channels_max,
             heartbeat_seconds: limits.heartbeat_seconds,
             message_bytes_max: limits.message_bytes_max,
+            delivery_timeout_ms: limits.consumer_timeout_ms,
         },
         handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
         tls_handshake_timeout: Duration::from_millis(limits.tls_handshake_timeout_ms),

@@ -16,6 +16,7 @@ use super::channel::unexpected;
 use super::connection::{Session, Source};
 use super::handshake::syntax_error;
 use super::port::{Broker, ConsumeSpec, Waiting};
+use super::timeouts::Timeout;
 use super::unacked::Unacked;
 
 impl<B: Broker> Session<B> {
@@ -106,12 +107,15 @@ impl<B: Broker> Session<B> {
             arguments,
         };
         let (queue, consumer) = self.broker.consume(&spec)?;
+        let timeout_ms = self.broker.delivery_timeout_ms(&queue, arguments);
+        let timeout = Timeout::of(timeout_ms.unwrap_or(self.settings.delivery_timeout_ms));
         slot.insert(Source {
             channel: number,
             tag: tag.clone(),
             queue,
             consumer: Some(consumer),
             no_ack: flags.no_ack,
+            timeout: timeout.filter(|_| !flags.no_ack),
             outstanding: 0,
             cancelled: false,
         });
@@ -151,12 +155,15 @@ impl<B: Broker> Session<B> {
         let same = |s: &Source<B::Queue>| s.channel == number && s.consumer.is_none() && s.queue == queue;
         let known = self.sources.iter().find(|(_, s)| same(s)).map(|(key, _)| key);
         let key = known.unwrap_or_else(|| {
+            let timeout_ms = self.broker.delivery_timeout_ms(&queue, Table::default());
+            let timeout = Timeout::of(timeout_ms.unwrap_or(self.settings.delivery_timeout_ms));
             self.sources.insert(Source {
                 channel: number,
                 tag: Vec::new(),
                 queue,
                 consumer: None,
                 no_ack: false,
+                timeout,
                 outstanding: 0,
                 // It goes as soon as nothing of it is outstanding.
                 cancelled: true,
@@ -216,8 +223,9 @@ impl<B: Broker> Session<B> {
         }
         let Some(source) = self.sources.get_mut(key as usize) else { return };
         source.outstanding += 1;
+        let delivered_at = self.deadlines.delivered(source.timeout);
         if let Some(Some(channel)) = self.channels.get_mut(usize::from(source.channel)) {
-            channel.unacked.push(Unacked { tag, source: key, entry });
+            channel.unacked.push(Unacked { tag, source: key, delivered_at, entry });
         }
     }
 

@@ -16,6 +16,7 @@ use super::channel::Channel;
 use super::handshake::{Capabilities, Peer, Settings};
 use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
 use super::publish::PUBLISH_ID;
+use super::timeouts::{Deadlines, Timeout};
 
 /// Where a connection stands. Only `Running` has channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(super) struct Source<Q> {
     /// `None` for basic.get
     pub consumer: Option<ConsumerId>,
     pub no_ack: bool,
+    /// how long its deliveries may wait for their acknowledgement
+    pub timeout: Option<Timeout>,
     /// deliveries that wait for their acknowledgement; the slot stays while there are any
     pub outstanding: usize,
     /// the consumer is gone
@@ -98,6 +101,7 @@ pub struct Session<B: Broker> {
     pub(super) resume_due: bool,
     /// consumers of replies so far
     pub(super) reply_serial: u32,
+    pub(super) deadlines: Deadlines,
     held: Option<Held>,
     pub(super) alarm: Option<&'static str>,
     pub(super) blocked: bool,
@@ -138,6 +142,7 @@ impl<B: Broker> Session<B> {
             assembled_bytes: 0,
             resume_due: false,
             reply_serial: 0,
+            deadlines: Deadlines::default(),
             held: None,
             alarm: None,
             blocked: false,
@@ -242,6 +247,11 @@ impl<B: Broker> Session<B> {
     }
 
     // ---- what it is like
+
+    /// Whether a reply waits for a commit.
+    pub(super) fn is_holding_a_reply(&self) -> bool {
+        self.held.is_some()
+    }
 
     /// Whether further input must wait: for a commit, a login, or the end of an alarm.
     pub fn is_paused(&self) -> bool {

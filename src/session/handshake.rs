@@ -39,6 +39,8 @@ pub struct Settings {
     pub heartbeat_seconds: u16,
     /// body bytes
     pub message_bytes_max: u64,
+    /// milliseconds that a delivery may wait for its acknowledgement, where queue and consumer say nothing; 0 for ever
+    pub delivery_timeout_ms: u64,
 }
 
 /// Who is at the other end, as the transport knows it.

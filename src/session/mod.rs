@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In: [`Session::handle_bytes`], [`Session::handle_login`], [`Session::handle_deliveries`],
-//! [`Session::handle_durable`], [`Session::handle_alarm`], [`Session::shut_down`].
+//! [`Session::handle_durable`], [`Session::handle_alarm`], [`Session::handle_clock`], [`Session::shut_down`].
 //! Out: [`Session::output`], [`Session::take_login`]. After each call the output is to be flushed.
 
 mod basic;
@@ -21,6 +21,7 @@ mod replies;
 mod settle;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod topology;
 mod transaction;
 mod unacked;

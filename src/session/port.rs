@@ -263,6 +263,9 @@ pub trait Broker {
         key: u32,
         undelivered: &mut Vec<Entry<Self::Durable>>,
     );
+    /// How long a delivery may wait for its acknowledgement, as the consumer's arguments or else the queue's say:
+    /// milliseconds, 0 for ever. `None` where neither does. Without arguments for basic.get.
+    fn delivery_timeout_ms(&self, queue: &Self::Queue, arguments: Table<'_>) -> Option<u64>;
     /// Direct reply-to: a fresh address that cannot be guessed. What is published to it comes as
     /// [`Waiting::Reply`].
     fn open_replies(&mut self, to: ReplyTo) -> Result<Vec<u8>, Fault>;

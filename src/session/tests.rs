@@ -8,3 +8,4 @@ mod publishing;
 mod receiving;
 mod replies;
 mod scopes;
+mod timeouts;

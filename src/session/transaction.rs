@@ -78,6 +78,7 @@ impl<B: Broker> Session<B> {
                 let forgotten = channel.transaction.replace(Transaction::default()).unwrap_or_default();
                 // The deliveries stay unacknowledged; they are not delivered again by themselves.
                 channel.unacked.put_back(forgotten.into_unacked());
+                self.deadlines.look_again();
                 frame::write_method(&mut self.out, number, &Method::TxRollbackOk {});
             }
             _ => return Err(unexpected()),

@@ -11,6 +11,8 @@ pub(super) struct Unacked<D> {
     pub tag: u64,
     /// key of the session's source (consumer, or basic.get on a queue)
     pub source: u32,
+    /// ticks of the session's clock; they wrap
+    pub delivered_at: u32,
     pub entry: Entry<D>,
 }
 
@@ -83,6 +85,11 @@ impl<D> UnackedList<D> {
         self.list = all.into_iter().map(Some).collect();
     }
 
+    /// All of them, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Unacked<D>> {
+        self.list.iter().flatten()
+    }
+
     fn position(&self, tag: u64) -> Option<usize> {
         if self.tags.front() == Some(&tag) {
             return Some(0);
@@ -120,7 +127,7 @@ mod tests {
     fn deliver(list: &mut UnackedList<()>) -> u64 {
         let tag = list.next_tag();
         let entry = Entry::new(Seq(tag), Message::new(b"", b"", &[], &[]), ());
-        list.push(Unacked { tag, source: 0, entry });
+        list.push(Unacked { tag, source: 0, delivered_at: 0, entry });
         tag
     }
 
@@ -199,7 +206,7 @@ mod tests {
             let tag = list.next_tag();
             let message = Message::new(b"", b"", &[], &[]);
             let entry = Entry::new(Seq(tag), message, ());
-            list.push(Unacked { tag, source: 0, entry });
+            list.push(Unacked { tag, source: 0, delivered_at: 0, entry });
         }
         list
     }
@@ -251,7 +258,7 @@ mod tests {
             let tag = list.next_tag();
             let message = Message::new(b"", b"", &[], &[]);
             let entry = Entry::new(Seq(tag), message, ());
-            list.push(Unacked { tag, source: 0, entry });
+            list.push(Unacked { tag, source: 0, delivered_at: 0, entry });
             assert_eq!(list.take(tag).map(|u| u.tag), Some(tag));
         }
         assert!(list.list.len() <= 2 * HOLES_MIN + 2 && list.tags.len() == list.list.len());

@@ -12,7 +12,7 @@ use sealmq::amqp::method::Method;
 use sealmq::amqp::properties::ContentHeader;
 use sealmq::engine::view::QueueView;
 use sealmq::engine::{Client, Engine, Outbox, Permissions, UserSpec};
-use sealmq::limits::OUTPUT_BYTES_HIGH;
+use sealmq::limits::{CONSUMER_TIMEOUT_MS_DEFAULT, OUTPUT_BYTES_HIGH};
 use sealmq::session::port::{Broker, LoginRefused, Mechanism};
 use sealmq::session::{Identity, Peer, Session, Settings};
 use sealmq::store::{Mode, OpenOptions, Store};
@@ -107,6 +107,7 @@ fn settings() -> Settings {
         channel_max: 4,
         heartbeat_seconds: 60,
         message_bytes_max: MESSAGE_BYTES_MAX,
+        delivery_timeout_ms: CONSUMER_TIMEOUT_MS_DEFAULT,
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Books {
     pub has_failed: bool,
     pub may_impersonate: bool,
     names: u32,
+    /// of queues that have one
+    pub timeouts_ms: HashMap<Vec<u8>, u64>,
     /// addresses that take replies
     pub replies: HashMap<Vec<u8>, ReplyTo>,
 }
@@ -231,6 +233,13 @@ impl Broker for Desk {
         }
     }
 
+    fn delivery_timeout_ms(&self, queue: &Vec<u8>, arguments: Table<'_>) -> Option<u64> {
+        match arguments.find(b"x-consumer-timeout") {
+            Some(Value::I64(ms)) => u64::try_from(ms).ok(),
+            _ => self.0.borrow().timeouts_ms.get(queue).copied(),
+        }
+    }
+
     fn open_replies(&mut self, to: ReplyTo) -> Result<Vec<u8>, Fault> {
         let address = self.unique_name("amq.rabbitmq.reply-to.")?;
         self.0.borrow_mut().replies.insert(address.clone(), to);
@@ -339,6 +348,7 @@ pub fn settings() -> Settings {
         channel_max: 10,
         heartbeat_seconds: 60,
         message_bytes_max: 1000,
+        delivery_timeout_ms: 0,
     }
 }
 
