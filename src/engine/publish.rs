@@ -68,6 +68,9 @@ impl Client {
                 }
                 Ok(_) if self.routes.targets.is_empty() => outcomes.push(self.unrouted(&publish)),
                 Ok(_) => {
+                    if publish.message.has_copies() {
+                        self.engine.replies.send(&publish.message);
+                    }
                     if run.incoming.is_empty() {
                         run.targets.clone_from(&self.routes.targets);
                         run.first = outcomes.len();
@@ -84,8 +87,7 @@ impl Client {
 
     /// What becomes of a message that no queue takes: it may be a reply, straight to who asked.
     pub(super) fn unrouted(&self, publish: &Publish) -> Outcome {
-        let (message, replies) = (&publish.message, &self.engine.replies);
-        let is_taken = message.exchange().is_empty() && replies.deliver(message.routing_key(), message);
+        let is_taken = self.engine.replies.send(&publish.message);
         match publish.mandatory && !is_taken {
             true => Outcome::Unroutable,
             false => Outcome::Routed(Barrier(0)),

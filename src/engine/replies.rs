@@ -1,9 +1,10 @@
 //! Direct reply-to: which connection takes what is published to an address. Neither a queue nor a row: an
 //! address lives in memory for as long as its consumer, and a reply is never stored.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::amqp::properties::Properties;
 use crate::broker::fault::Fault;
 use crate::broker::message::Message;
 use crate::broker::name::{REPLY_TO, reply_token};
@@ -38,9 +39,22 @@ impl Replies {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&token).cloned()
     }
 
-    /// Hands a message of the default exchange to the consumer at its address; false when there is none,
-    /// or when too many replies wait for it already.
-    pub fn deliver(&self, address: &[u8], message: &Message) -> bool {
+    /// Hands a message of the default exchange to the consumers whose addresses are among its keys; false when
+    /// there is none, or when too many replies wait for them already.
+    pub fn send(&self, message: &Message) -> bool {
+        if !message.exchange().is_empty() {
+            return false;
+        }
+        if !message.has_copies() {
+            return self.deliver(message.routing_key(), message);
+        }
+        let properties = Properties::decode(message.properties()).unwrap_or_default();
+        let keys = message.routing_keys(&properties);
+        let addresses: HashSet<&[u8]> = keys.iter().filter(|key| reply_token(key).is_some()).collect();
+        addresses.iter().filter(|address| self.deliver(address, message)).count() > 0
+    }
+
+    fn deliver(&self, address: &[u8], message: &Message) -> bool {
         self.find(address).is_some_and(|(outbox, to)| outbox.reply(to, message.clone()))
     }
 

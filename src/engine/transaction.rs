@@ -40,6 +40,9 @@ impl Client {
                 Err(_) if mandatory => Outcome::Unroutable,
                 Err(_) => Outcome::Routed(Barrier(0)),
                 Ok(_) => {
+                    if item.message.has_copies() {
+                        self.engine.replies.send(&item.message);
+                    }
                     self.engine.prepare(&targets, &mut item);
                     self.reserve(&targets, &item, incoming.len(), &mut places);
                     Outcome::Routed(Barrier(0))

@@ -20,7 +20,7 @@ SECONDS_MAX = 60
 """Small enough that a message which is not read fits into the sockets' buffers."""
 BODY_BYTES = 256 * 1024
 """What may be used beyond a broker that does nothing; the queue that raises the alarm holds more than that."""
-MEMORY_MARGIN_BYTES, MEMORY_FILL_BYTES = 160 * MIB, 256 * MIB
+MEMORY_MARGIN_BYTES, MEMORY_FILL_BYTES = 64 * MIB, 128 * MIB
 """A file system of its own, so that nobody else's files raise or end the alarm."""
 SHM = Path("/dev/shm")
 
@@ -32,8 +32,8 @@ class Alarmed:
         self.folder = folder
         self.ballast = folder / "ballast"
         self.native = Native(folder, start=False)
-        # The alarm is about resident memory. With several arenas glibc keeps much of what was freed.
-        self.native.environment["MALLOC_ARENA_MAX"] = "1"
+        # The alarm is about resident memory, and glibc may keep what was freed; large blocks go back at once like this.
+        self.native.environment["MALLOC_MMAP_THRESHOLD_"] = str(BODY_BYTES // 2)
         self.native.start()
         # With RocksDB's files at the size that they have while it runs.
         used, free = self.resident_bytes(), shutil.disk_usage(folder).free

@@ -325,6 +325,21 @@ def test_another_exchange_knows_no_addresses(connect, requester):
     answerer.expect("basic.return", reply_code=312)
 
 
+@pytest.mark.parametrize("header", ["CC", "BCC"])
+def test_a_copy_may_go_to_an_address(connect, requester, name, header):
+    """Once, however often it is named, and beside the queues."""
+    channel, address = requester
+    answerer = connect().channel()
+    answerer.declare(name)
+    block = amqp.properties(headers={header: [address, address]})
+    answerer.publish(name, "copy", block=block)
+    assert channel.bodies(1) == ["copy"]
+    answerer.expect_counts(name, 1, 0)
+    answerer.publish("diff-nowhere", "alone", block=block)
+    answerer.publish(address, "last")
+    assert channel.bodies(2) == ["alone", "last"]
+
+
 def test_replies_that_are_under_way_go_with_their_channel(connect, requester):
     channel, address = requester
     answerer = connect().channel()
