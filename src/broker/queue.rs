@@ -4,7 +4,7 @@
 //!
 //! A *taken* entry belongs to the consumer it was handed to (its outbox, then its session) until it is
 //! settled or given back; the queue keeps only the count. Order is by [`Seq`]: what comes back goes to
-//! its old place. Order of calls after anything became ready: [`Queue::expire`], [`Queue::assign`],
+//! its old place. Order of calls after anything became ready: [`Queue::assign`], [`Queue::expire`],
 //! [`Queue::trim`], as RabbitMQ delivers before it drops.
 
 use super::arguments::{Overflow, QueueArguments};
@@ -208,6 +208,9 @@ pub struct Queue<D, S> {
     next_seq: Seq,
     /// the furthest place that was ever handed out
     taken_up_to: Seq,
+    /// places given out by [`Queue::reserve`] whose entries are still to come, and the bytes of their bodies
+    reserved: usize,
+    reserved_bytes: usize,
     /// some entry has had an expiry, so heads are worth a look
     has_expiry: bool,
     had_consumer: bool,
@@ -231,6 +234,8 @@ impl<D, S: Sink<D>> Queue<D, S> {
             next_seq,
             // What may have been delivered in an earlier life stays so, also for the one after this.
             taken_up_to: entries.iter().rev().find(|e| e.redelivered).map_or(Seq(0), |e| e.seq),
+            reserved: 0,
+            reserved_bytes: 0,
             has_expiry: false,
             had_consumer: false,
             deleted: false,
@@ -252,15 +257,39 @@ impl<D, S: Sink<D>> Queue<D, S> {
         seq
     }
 
-    /// Whether a publish is to be refused because the queue is full (`x-overflow` reject-publish).
-    pub fn is_refusing(&self) -> bool {
-        let refuses = match self.rules.overflow {
+    /// Whether a publish of so many bytes is to be refused because the queue has no room for it
+    /// (`x-overflow` reject-publish).
+    pub fn is_refusing(&self, body_bytes: usize) -> bool {
+        self.refuses() && self.is_beyond_limits(0, body_bytes)
+    }
+
+    /// A place for an entry that comes later with [`Queue::push_in_place`], or `None` because there is no
+    /// room for it. What consumers wait for takes no room: it will not stay.
+    pub fn reserve(&mut self, body_bytes: usize) -> Option<Seq> {
+        if self.refuses() && self.is_beyond_limits(self.round.room(), body_bytes) {
+            return None;
+        }
+        // Only a limit that refuses asks for it.
+        if self.refuses() {
+            self.reserved += 1;
+            self.reserved_bytes += body_bytes;
+        }
+        Some(self.next_seq())
+    }
+
+    fn refuses(&self) -> bool {
+        match self.rules.overflow {
             Overflow::DropHead => false,
             Overflow::RejectPublish | Overflow::RejectPublishDlx => true,
-        };
-        let full = self.rules.max_length.is_some_and(|max| self.ready.len() as u64 >= max)
-            || self.rules.max_length_bytes.is_some_and(|max| self.ready.bytes() as u64 >= max);
-        refuses && full
+        }
+    }
+
+    /// Whether one more of so many bytes is too much, when `room` entries will go to consumers at once.
+    fn is_beyond_limits(&self, room: usize, body_bytes: usize) -> bool {
+        let staying = (self.ready.len() + self.reserved).saturating_sub(room);
+        let bytes = if room > self.reserved { 0 } else { self.ready.bytes() + self.reserved_bytes };
+        self.rules.max_length.is_some_and(|max| staying as u64 >= max)
+            || self.rules.max_length_bytes.is_some_and(|max| (bytes + body_bytes) as u64 > max)
     }
 
     /// Adds an entry at the end; [`Queue::assign`] then finds it a consumer.
@@ -280,8 +309,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
         self.delayed.take_due(now_ms, count_max, bytes_max)
     }
 
-    /// Adds an entry whose place was given out earlier; others may have been pushed behind it since.
+    /// Adds an entry whose place [`Queue::reserve`] gave out; others may have been pushed behind it since.
     pub fn push_in_place(&mut self, entry: Entry<D>) {
+        self.reserved = self.reserved.saturating_sub(1);
+        self.reserved_bytes = self.reserved_bytes.saturating_sub(entry.message.body().len());
         self.has_expiry |= entry.expires_ms > 0;
         self.ready.put_back(vec![entry]);
     }
@@ -319,8 +350,9 @@ impl<D, S: Sink<D>> Queue<D, S> {
     }
 
     /// Hands ready entries to consumers in turn while both last. The sinks that got something are
-    /// added to `touched`, for the engine to wake once the lock is gone.
-    pub fn assign(&mut self, touched: &mut Vec<S>) {
+    /// added to `touched`, for the engine to wake once the lock is gone. What expired behind the head is
+    /// not delivered any more; what expires only now is, so that a time to live of 0 means "at once".
+    pub fn assign(&mut self, now_ms: u64, dead: &mut Dead<D>, touched: &mut Vec<S>) {
         while !self.ready.is_empty() {
             let Some((id, alone)) = self.round.next() else { return };
             let Some(consumer) = self.round.get_mut(id) else { continue };
@@ -328,19 +360,28 @@ impl<D, S: Sink<D>> Queue<D, S> {
             // Strict turns while several wait; a single one is served in one go.
             let wanted = if alone { credit.min(self.ready.len()) } else { credit.min(1) };
             let (ready, furthest) = (&mut self.ready, &mut self.taken_up_to);
+            let mut ran_dry = false;
             let taken = match wanted {
                 0 => 0,
                 _ => consumer.sink.take(wanted, || {
-                    let entry = ready.pop()?;
-                    *furthest = entry.seq.max(*furthest);
-                    Some(entry)
+                    while let Some(entry) = ready.pop() {
+                        if entry.expires_ms > 0 && entry.expires_ms < now_ms {
+                            dead.push((entry, Death::Expired));
+                            continue;
+                        }
+                        *furthest = entry.seq.max(*furthest);
+                        return Some(entry);
+                    }
+                    ran_dry = true;
+                    None
                 }),
             };
             if taken > 0 && !touched.iter().any(|s| s.same(&consumer.sink)) {
                 touched.push(consumer.sink.clone());
             }
             self.unacked += taken;
-            self.round.took(id, taken, taken == wanted && wanted < credit);
+            // A consumer for which nothing was left is not full.
+            self.round.took(id, taken, (taken == wanted || ran_dry) && taken < credit);
         }
     }
 
@@ -507,7 +548,7 @@ mod tests {
 
     fn assign(q: &mut Queue<(), Inbox>) -> usize {
         let mut touched = Vec::new();
-        q.assign(&mut touched);
+        q.assign(0, &mut Vec::new(), &mut touched);
         touched.len()
     }
 
@@ -651,13 +692,54 @@ mod tests {
         assert_eq!(died(&dead), [(1, Death::MaxLen)], "two bodies of four bytes fit");
     }
 
+    /// A consumer used to be handed all that stood behind the head, expired or not, and a message with a
+    /// time to live of 0 was gone before the consumer that waited for it could have it.
+    #[test]
+    fn a_consumer_gets_nothing_that_has_expired_and_all_that_expires_only_now() {
+        let mut q = queue_of(0);
+        for expires_ms in [0, 5, 9, 10, 11, 0] {
+            let seq = q.next_seq();
+            let message = Message::new(b"", b"q", &[0, 0], &[b"body"]);
+            q.push(Entry { expires_ms, ..Entry::new(seq, message, ()) });
+        }
+        let (a, _) = consume(&mut q, 0);
+        let (mut dead, mut touched) = (Vec::new(), Vec::new());
+        q.assign(10, &mut dead, &mut touched);
+        assert_eq!(a.seqs(), [1, 4, 5, 6]);
+        assert_eq!(died(&dead), [(2, Death::Expired), (3, Death::Expired)]);
+        assert_eq!(q.counts().unacked, 4);
+        publish(&mut q);
+        assign(&mut q);
+        assert_eq!(a.seqs(), [1, 4, 5, 6, 7], "who was offered less than there seemed to be is not full");
+    }
+
+    #[test]
+    fn places_that_are_given_out_count_towards_the_limit_until_they_are_taken() {
+        let overflow = Overflow::RejectPublish;
+        let mut q = queue_with(Rules { max_length: Some(2), overflow, ..Rules::default() }, 0);
+        let first = q.reserve(4).unwrap();
+        assert!(q.reserve(4).is_some() && q.reserve(4).is_none() && q.is_refusing(4));
+        q.push_in_place(Entry::new(first, Message::new(b"", b"q", &[0, 0], &[b"body"]), ()));
+        assert!(q.reserve(4).is_none(), "it stands in the queue now");
+        let (_, _) = consume(&mut q, 3);
+        assert!(q.reserve(4).is_some(), "three of them will not stay");
+        assert_eq!(assign(&mut q), 1);
+    }
+
+    #[test]
+    fn a_message_that_would_exceed_the_bytes_is_refused() {
+        let overflow = Overflow::RejectPublish;
+        let q = queue_with(Rules { max_length_bytes: Some(10), overflow, ..Rules::default() }, 1);
+        assert!(!q.is_refusing(6) && q.is_refusing(7));
+    }
+
     #[test]
     fn a_full_queue_that_rejects_publishes_keeps_what_it_has() {
         let overflow = Overflow::RejectPublish;
         let mut q = queue_with(Rules { max_length: Some(2), overflow, ..Rules::default() }, 1);
-        assert!(!q.is_refusing());
+        assert!(!q.is_refusing(4));
         publish(&mut q);
-        assert!(q.is_refusing());
+        assert!(q.is_refusing(4));
         let mut dead = Vec::new();
         q.trim(&mut dead);
         assert!(dead.is_empty());

@@ -80,13 +80,22 @@ impl<D> Ready<D> {
 
     /// Puts entries back to their old places. A consumer may die with a million of them, so the cost is
     /// one pass over them and over what stands between them.
-    pub fn put_back(&mut self, mut entries: Vec<Entry<D>>) {
+    pub fn put_back(&mut self, entries: Vec<Entry<D>>) {
+        if let [entry] = entries.as_slice() {
+            return self.put_back_to(self.level(entry.priority), entries);
+        }
         if self.levels.len() == 1 {
             return self.put_back_to(0, entries);
         }
-        while let Some(priority) = entries.first().map(|e| e.priority) {
-            let same: Vec<_> = entries.extract_if(.., |e| e.priority == priority).collect();
-            self.put_back_to(self.level(priority), same);
+        let mut by_level: Vec<Vec<Entry<D>>> = self.levels.iter().map(|_| Vec::new()).collect();
+        for entry in entries {
+            let level = self.level(entry.priority);
+            if let Some(list) = by_level.get_mut(level) {
+                list.push(entry);
+            }
+        }
+        for (level, same) in by_level.into_iter().enumerate() {
+            self.put_back_to(level, same);
         }
     }
 

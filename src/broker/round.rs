@@ -165,6 +165,13 @@ impl<S> Round<S> {
         None
     }
 
+    /// How many entries those in line would take now, as far as their prefetch says.
+    pub fn room(&self) -> usize {
+        let waiting = self.lines.iter().flat_map(|(_, line)| line);
+        let present = waiting.filter_map(|id| self.consumers.get(id.slot).filter(|c| c.serial == id.serial));
+        present.fold(0, |room, consumer| room.saturating_add(consumer.credit()))
+    }
+
     pub fn get_mut(&mut self, id: ConsumerId) -> Option<&mut Consumer<S>> {
         self.consumers.get_mut(id.slot).filter(|c| c.serial == id.serial)
     }

@@ -15,7 +15,7 @@ use crate::broker::queue::{ConsumeRefused, ConsumerId, ConsumerOptions, Entry};
 use crate::broker::queue_type::QueueType;
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, DestinationKind, ExchangeSpec, Got, Outcome,
-    Publish, QueueSpec, ReplyTo, Settled, Share,
+    Planned, Publish, QueueSpec, ReplyTo, Settled, Share,
 };
 use crate::store::Position;
 
@@ -156,9 +156,13 @@ impl Broker for Client {
         published_to(&topology, exchange, &self.engine.vhost).map(drop)
     }
 
+    fn plan(&mut self, publish: Publish) -> Result<Planned<QueueRef>, Fault> {
+        self.plan_publish(publish)
+    }
+
     fn commit(
         &mut self,
-        publishes: Vec<Publish>,
+        publishes: Vec<Planned<QueueRef>>,
         acknowledged: Vec<Settled<Self>>,
     ) -> Result<(Vec<Outcome>, Barrier), Fault> {
         if self.has_failed() {

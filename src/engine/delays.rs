@@ -76,21 +76,27 @@ impl Engine {
             return self.timers.arm(queue, now_ms.saturating_add(DELAYED_RETRY_MS));
         }
         let mut contents = queue.lock();
-        let due = contents.take_due(now_ms, DELAYED_RELEASE_MAX, DELAYED_RELEASE_BYTES_MAX);
+        let mut due = contents.take_due(now_ms, DELAYED_RELEASE_MAX, DELAYED_RELEASE_BYTES_MAX);
         let next_ms = contents.next_deadline_ms();
         drop(contents);
         let topology = self.topology.load_full();
         // An exchange that has gone since took its messages along, one of the same name or not.
         let source = topology.exchange(exchange).filter(|source| source.delay_queue() == Some(queue));
         let mut pending = Pending::new();
-        for (source, entry) in source.iter().flat_map(|source| due.iter().map(move |entry| (source, entry))) {
+        for entry in &mut due {
+            let Some(source) = source else { break };
             let incoming = incoming(entry);
             let properties = Properties::decode(incoming.message.properties()).unwrap_or_default();
             let keys = incoming.message.routing_keys(&properties);
             let routable = Routable { keys, properties: &properties, draw: self.draw() };
             let mut targets = Targets::new();
             self.route(&topology, source, &routable, || kept(&incoming), &mut targets);
-            self.enqueue_into(&targets, &mut [incoming], now_ms, &mut pending);
+            let mut incoming = [incoming];
+            self.enqueue_into(&targets, &mut incoming, now_ms, &mut pending);
+            // As with a dead letter: its publisher may be told a batch before what takes its place.
+            if incoming.iter().any(|item| item.barrier > Position(0)) {
+                entry.durable.keep_put();
+            }
         }
         self.bury_all(pending);
         // Only now: a crash in between leaves a message twice, never not at all.

@@ -59,8 +59,8 @@ impl Engine {
         let mut effects = Effects::default();
         let mut contents = queue.lock();
         let done = operation(&mut contents, &mut effects);
+        contents.assign(now_ms, &mut effects.dead, &mut effects.touched);
         contents.expire(now_ms, &mut effects.dead);
-        contents.assign(&mut effects.touched);
         contents.trim(&mut effects.dead);
         let next_deadline_ms = contents.next_deadline_ms();
         drop(contents);
@@ -127,11 +127,12 @@ impl Engine {
         let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
         for item in incoming {
-            if contents.is_refusing() {
+            let body_bytes = item.message.body().len();
+            if contents.is_refusing(body_bytes) {
                 // Consumers that wait make room: delivery comes before the limit, as in RabbitMQ.
-                contents.assign(&mut effects.touched);
+                contents.assign(now_ms, &mut effects.dead, &mut effects.touched);
             }
-            if contents.is_deleted() || contents.is_refusing() {
+            if contents.is_deleted() || contents.is_refusing(body_bytes) {
                 // What was promised to a body that is stored apart will not come.
                 if let (Some(appender), Some(shared), true) = (&mut appender, &item.shared, queue.keeps(item))
                 {
@@ -207,7 +208,10 @@ impl Engine {
             }
             None
         });
-        queue.delete_stored(&orphan, &self.store);
+        // Its put may have come after the store dropped the queue, which made the queue known again.
+        if let Some(stored) = orphan.and_then(Entry::into_stored) {
+            self.store.appender().drop_queue(queue.id, vec![stored]);
+        }
     }
 
     /// Entries come back to their old places, or nowhere if the queue is gone.
@@ -234,10 +238,14 @@ impl Engine {
     /// A list of what is left to do instead of recursion: clients choose how long a chain of dead
     /// letter exchanges is.
     pub(super) fn bury_all(&self, mut pending: Pending) {
-        while let Some((queue, dead)) = pending.pop_front() {
+        while let Some((queue, mut dead)) = pending.pop_front() {
             if let Some(exchange) = queue.arguments.dead_letter_exchange.clone() {
-                for (entry, death) in &dead {
-                    self.dead_letter(&queue, &exchange, entry, *death, &mut pending);
+                for (entry, death) in &mut dead {
+                    let is_stored = self.dead_letter(&queue, &exchange, entry, *death, &mut pending);
+                    // Its publisher is told at its own place, and its letter may be a batch behind that.
+                    if is_stored {
+                        entry.durable.keep_put();
+                    }
                 }
             }
             // Only now: a crash in between leaves a message twice, never not at all.
@@ -245,6 +253,7 @@ impl Engine {
         }
     }
 
+    /// Whether a queue that took it keeps it in the store.
     fn dead_letter(
         &self,
         queue: &QueueRef,
@@ -252,10 +261,10 @@ impl Engine {
         entry: &Entry<Stored>,
         death: Death,
         pending: &mut Pending,
-    ) {
+    ) -> bool {
         let topology = self.topology.load();
         // An exchange that is not there (any more) takes nothing: the message is dropped, as in RabbitMQ.
-        let Some(source) = topology.exchange(exchange) else { return };
+        let Some(source) = topology.exchange(exchange) else { return false };
         let now_ms = now_ms();
         let demise = Demise {
             queue: &queue.name,
@@ -290,7 +299,9 @@ impl Engine {
             refused: false,
             message,
         };
-        self.enqueue_into(&targets, &mut [incoming], now_ms, pending);
+        let mut incoming = [incoming];
+        self.enqueue_into(&targets, &mut incoming, now_ms, pending);
+        incoming.iter().any(|item| item.barrier > Position(0))
     }
 
     /// The clock has come to this queue: heads expire, and the queue itself if nobody uses it.

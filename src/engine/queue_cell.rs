@@ -47,6 +47,16 @@ impl Entry<Stored> {
     }
 }
 
+impl Stored {
+    /// Its put is not to be struck out before it is written: what takes its place comes later in the commit
+    /// order, and a crash in between must leave one of the two.
+    pub(super) fn keep_put(&mut self) {
+        if let Stored::Yes { put_at, .. } = self {
+            *put_at = Position(0);
+        }
+    }
+}
+
 /// How a queue was declared, and its contents under a lock.
 pub struct QueueCell {
     /// its number in the store's keys

@@ -17,11 +17,12 @@ use crate::broker::queue::{ConsumerId, Entry};
 use crate::limits::{INLINE_BODY_BYTES_MAX, OUTBOX_MESSAGES_MAX, PURGE_KEYS_MAX};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, DestinationKind, ExchangeSpec, Outcome, Publish, QueueSpec,
-    Share, Waiting,
+    Settled, Share, Waiting,
 };
 use crate::store::{Mode, OpenOptions, Store};
 
 mod access;
+mod crash_order;
 mod delays;
 mod replies;
 mod routing;
@@ -175,6 +176,16 @@ impl Seat {
             self.client.settle(&queue, None, &mut vec![entry]);
         }
         bodies
+    }
+
+    /// A transaction: routes each publish, then commits.
+    fn commit(
+        &mut self,
+        publishes: Vec<Publish>,
+        acknowledged: Vec<Settled<Client>>,
+    ) -> (Vec<Outcome>, Barrier) {
+        let planned = publishes.into_iter().map(|publish| self.client.plan(publish).unwrap()).collect();
+        self.client.commit(planned, acknowledged).unwrap()
     }
 
     /// Sleeps until the outbox's waker is called and `done` holds; fails after a minute.

@@ -1,8 +1,10 @@
 //! tx.commit: publishes and acknowledgements of one channel become durable together or not at all. One
 //! appender takes all of it, and what one appender takes is one write batch (see `store`).
 
-use crate::broker::queue::Entry;
-use crate::session::port::{Barrier, Outcome, Publish, Settled};
+use crate::broker::arguments::Overflow;
+use crate::broker::fault::Fault;
+use crate::broker::queue::{Death, Entry};
+use crate::session::port::{Barrier, Outcome, Planned, Publish, Settled};
 use crate::store::{EntryMeta, Position};
 
 use super::client::Client;
@@ -17,42 +19,53 @@ struct Place {
     entry: Entry<Stored>,
 }
 
+/// What the queues have answered before anything is written.
+#[derive(Default)]
+struct Places {
+    taken: Vec<Place>,
+    /// refused by queues that dead-letter what they refuse
+    dead: Vec<(QueueRef, Entry<Stored>)>,
+}
+
 impl Client {
+    /// Where a publish leads now; a commit does not ask again (as in RabbitMQ).
+    pub(super) fn plan_publish(&mut self, publish: Publish) -> Result<Planned<QueueRef>, Fault> {
+        let topology = self.engine.topology.load_full();
+        self.routes.find(&self.engine, &topology, &publish, &mut self.permit)?;
+        Ok(Planned { queues: self.routes.targets.clone(), publish })
+    }
+
     /// Places are given out first (each queue's lock in turn), then everything is appended at once (the
     /// inbox's lock alone), then it becomes visible: so no two locks are held against their order.
     pub(super) fn commit_transaction(
         &mut self,
-        publishes: Vec<Publish>,
+        publishes: Vec<Planned<QueueRef>>,
         acknowledged: Vec<Settled<Client>>,
     ) -> (Vec<Outcome>, Barrier) {
         let mut outcomes = Vec::with_capacity(publishes.len());
         let mut incoming = Vec::with_capacity(publishes.len());
-        let mut places = Vec::new();
-        let topology = self.engine.topology.load_full();
-        for publish in publishes {
-            let mandatory = publish.mandatory;
-            let routed = self.routes.find(&self.engine, &topology, &publish, &mut self.permit);
-            let targets = self.routes.targets.clone();
-            let unrouted = (routed.is_ok() && targets.is_empty()).then(|| self.unrouted(&publish));
+        let mut places = Places::default();
+        for Planned { publish, queues } in publishes {
+            let unrouted = queues.is_empty().then(|| self.unrouted(&publish));
             let mut item = super::publish::incoming(publish);
-            outcomes.push(unrouted.unwrap_or_else(|| match routed {
-                // The session has checked the exchange; one that went since then leads nowhere.
-                Err(_) if mandatory => Outcome::Unroutable,
-                Err(_) => Outcome::Routed(Barrier(0)),
-                Ok(_) => {
-                    if item.message.has_copies() {
-                        self.engine.replies.send(&item.message);
-                    }
-                    self.engine.prepare(&targets, &mut item);
-                    self.reserve(&targets, &item, incoming.len(), &mut places);
-                    Outcome::Routed(Barrier(0))
-                }
-            }));
+            if !queues.is_empty() && item.message.has_copies() {
+                self.engine.replies.send(&item.message);
+            }
+            self.engine.prepare(&queues, &mut item);
+            self.reserve(&queues, &mut item, incoming.len(), &mut places);
+            outcomes.push(match unrouted {
+                Some(outcome) => outcome,
+                None if item.refused => Outcome::Refused,
+                None => Outcome::Routed(Barrier(0)),
+            });
             incoming.push(item);
         }
-        let position = self.append(&incoming, &mut places, &acknowledged);
-        for Place { queue, entry, .. } in places {
+        let position = self.append(&incoming, &mut places.taken, &acknowledged);
+        for Place { queue, entry, .. } in places.taken {
             self.engine.take_place(&queue, entry);
+        }
+        for (queue, entry) in places.dead {
+            self.engine.bury(&queue, vec![(entry, Death::MaxLen)]);
         }
         for Settled { queue, consumer, .. } in &acknowledged {
             self.engine.with_queue(queue, |contents, _| contents.settle(*consumer, 1));
@@ -60,23 +73,32 @@ impl Client {
         (outcomes, self.barrier(position))
     }
 
-    fn reserve(&self, targets: &Targets, item: &Incoming, message: usize, places: &mut Vec<Place>) {
+    fn reserve(&self, queues: &Targets, item: &mut Incoming, message: usize, places: &mut Places) {
         let now_ms = now_ms();
-        for queue in targets {
+        for queue in queues {
+            let entry = |seq, expires_ms| {
+                let entry = Entry::new(seq, item.message.clone(), Stored::No);
+                Entry { priority: item.priority, expires_ms, ..entry }
+            };
             let mut contents = queue.lock();
-            if contents.is_deleted() || contents.is_refusing() {
+            let place = match contents.is_deleted() {
+                true => None,
+                false => contents.reserve(item.message.body().len()),
+            };
+            if let Some(seq) = place {
+                let expires_ms = queue.deadline_ms(&contents, now_ms, item);
                 drop(contents);
-                if let (true, Some(shared)) = (queue.keeps(item), &item.shared) {
-                    self.engine.store.appender().release(shared);
-                }
+                places.taken.push(Place { queue: queue.clone(), message, entry: entry(seq, expires_ms) });
                 continue;
             }
-            let seq = contents.next_seq();
-            let expires_ms = queue.deadline_ms(&contents, now_ms, item);
+            if !contents.is_deleted() && contents.rules().overflow == Overflow::RejectPublishDlx {
+                places.dead.push((queue.clone(), entry(contents.next_seq(), 0)));
+            }
             drop(contents);
-            let entry = Entry::new(seq, item.message.clone(), Stored::No);
-            let entry = Entry { priority: item.priority, expires_ms, ..entry };
-            places.push(Place { queue: queue.clone(), message, entry });
+            if let (true, Some(shared)) = (queue.keeps(item), &item.shared) {
+                self.engine.store.appender().release(shared);
+            }
+            item.refused = true;
         }
     }
 
@@ -106,8 +128,10 @@ impl Client {
             last = last.max(put_at);
         }
         for Settled { queue, entry, .. } in acknowledged {
-            if let Stored::Yes { put_at, shared } = &entry.durable {
-                appender.delete(queue.id, entry.seq, shared.as_ref(), *put_at);
+            if let Stored::Yes { shared, .. } = &entry.durable {
+                // A put that waits is not struck out: it may be written, and its publisher told, a batch
+                // before this one.
+                appender.delete(queue.id, entry.seq, shared.as_ref(), Position(0));
                 last = last.max(appender.tail());
             }
         }

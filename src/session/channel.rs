@@ -39,14 +39,14 @@ enum Expect {
 }
 
 /// One open channel.
-pub(super) struct Channel<D> {
+pub(super) struct Channel<Q, D> {
     expect: Expect,
     content: Content,
     pub unacked: UnackedList<D>,
     /// present after confirm.select
     pub confirms: Option<Confirms>,
     /// present after tx.select
-    pub transaction: Option<Transaction<D>>,
+    pub transaction: Option<Transaction<Q, D>>,
     pub credit: Arc<ChannelCredit>,
     /// basic.qos with global=false: for consumers that come later
     pub prefetch: u16,
@@ -57,6 +57,9 @@ pub(super) struct Channel<D> {
     /// takes replies (direct reply-to)
     pub replies: Option<Box<ReplyConsumer>>,
 }
+
+/// A session's channel.
+pub(super) type ChannelOf<B> = Channel<<B as Broker>::Queue, <B as Broker>::Durable>;
 
 /// The publish that is being put together; its short buffers are used again.
 #[derive(Default)]
@@ -76,7 +79,7 @@ struct Content {
     body: Vec<u8>,
 }
 
-impl<D> Default for Channel<D> {
+impl<Q, D> Default for Channel<Q, D> {
     fn default() -> Self {
         Channel {
             expect: Expect::Method,
@@ -93,7 +96,7 @@ impl<D> Default for Channel<D> {
     }
 }
 
-impl<D> Channel<D> {
+impl<Q, D> Channel<Q, D> {
     /// Forgets the body that is being put together, if there is one; how many bytes it held.
     pub fn drop_content(&mut self) -> usize {
         self.expect = Expect::Method;
@@ -104,7 +107,7 @@ impl<D> Channel<D> {
 
 impl<B: Broker> Session<B> {
     /// The open channel of that number, or 504.
-    pub(super) fn channel(&mut self, number: u16) -> Result<&mut Channel<B::Durable>, Fault> {
+    pub(super) fn channel(&mut self, number: u16) -> Result<&mut ChannelOf<B>, Fault> {
         match self.channels.get_mut(usize::from(number)) {
             Some(Some(channel)) => Ok(channel),
             Some(None) | None => Err(Fault::new(ReplyCode::ChannelError, "expected 'channel.open'")),
@@ -295,7 +298,7 @@ impl<B: Broker> Session<B> {
     }
 
     /// The channel that content came on; where none is open a method was due, not content.
-    fn channel_in_content(&mut self, number: u16) -> Result<&mut Channel<B::Durable>, Fault> {
+    fn channel_in_content(&mut self, number: u16) -> Result<&mut ChannelOf<B>, Fault> {
         self.channel(number).map_err(|_| expected_method())
     }
 
@@ -351,9 +354,9 @@ impl<B: Broker> Session<B> {
             self.enqueue(publish);
             return Ok(());
         }
-        let checked = self.broker.check_exchange(publish.message.exchange());
-        let gathered = checked.and_then(|()| match &mut self.channel(number)?.transaction {
-            Some(transaction) => transaction.publish(publish),
+        let planned = self.broker.plan(publish);
+        let gathered = planned.and_then(|planned| match &mut self.channel(number)?.transaction {
+            Some(transaction) => transaction.publish(planned),
             None => Ok(()),
         });
         if let Err(fault) = gathered {
@@ -364,8 +367,8 @@ impl<B: Broker> Session<B> {
     }
 }
 
-fn begin_publish<D>(
-    channel: &mut Channel<D>,
+fn begin_publish<Q, D>(
+    channel: &mut Channel<Q, D>,
     exchange: &[u8],
     routing_key: &[u8],
     mandatory: bool,
@@ -385,13 +388,13 @@ fn begin_publish<D>(
 }
 
 /// Takes the content header; true when no body frame follows.
-fn begin_body<D>(
-    channel: &mut Channel<D>,
+fn begin_body<Q, D>(
+    ch: &mut Channel<Q, D>,
     payload: &[u8],
     max: u64,
     user: Option<&[u8]>,
 ) -> Result<bool, Fault> {
-    match channel.expect {
+    match ch.expect {
         Expect::Header => {}
         Expect::CloseOk => return Ok(false),
         Expect::Method => return Err(expected_method()),
@@ -420,7 +423,7 @@ fn begin_body<D>(
     let headers = properties.headers.unwrap_or_default();
     headers.validate_seeing(|name, value| copies.see(name, value)).map_err(syntax_error)?;
     let (open, blind) = copies.check()?;
-    let reply_to = match (properties.reply_to, &channel.replies) {
+    let reply_to = match (properties.reply_to, &ch.replies) {
         (Some(REPLY_TO), Some(consumer)) => Some(consumer.address.as_slice()),
         (Some(REPLY_TO), None) => {
             let text = "fast reply consumer does not exist";
@@ -430,7 +433,7 @@ fn begin_body<D>(
     };
     check_user_id(&properties, user)?;
     let expiration_ms = properties.expiration.map(expiration).transpose()?;
-    let content = &mut channel.content;
+    let content = &mut ch.content;
     content.expiration_ms = expiration_ms;
     content.persistent = properties.is_persistent();
     content.priority = properties.priority.unwrap_or(0);
@@ -446,7 +449,7 @@ fn begin_body<D>(
             encode_without_blind_copies(&changed(), &mut content.properties);
         }
     }
-    channel.expect = Expect::Body(header.body_size);
+    ch.expect = Expect::Body(header.body_size);
     Ok(header.body_size == 0)
 }
 

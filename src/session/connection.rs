@@ -12,7 +12,7 @@ use crate::broker::fault::Fault;
 use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 
-use super::channel::Channel;
+use super::channel::ChannelOf;
 use super::handshake::{Capabilities, Peer, Settings};
 use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
 use super::publish::PUBLISH_ID;
@@ -82,7 +82,7 @@ pub struct Session<B: Broker> {
     pub(super) frame_size_bytes_max: u32,
     pub(super) channel_max: u16,
     pub(super) heartbeat_seconds: u16,
-    pub(super) channels: Vec<Option<Box<Channel<B::Durable>>>>,
+    pub(super) channels: Vec<Option<Box<ChannelOf<B>>>>,
     pub(super) sources: Slab<Source<B::Queue>>,
     pub(super) waiting: VecDeque<Waiting<B::Durable>>,
     pub(super) batch: Vec<Publish>,

@@ -5,6 +5,8 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::amqp::field_table::Table;
 use crate::broker::credit::ChannelCredit;
 use crate::broker::fault::Fault;
@@ -69,6 +71,15 @@ pub struct Publish {
     pub expiration_ms: Option<u64>,
     /// the message
     pub message: Message,
+}
+
+/// A publish of a transaction, with the queues that it led to when it came.
+#[derive(Debug)]
+pub struct Planned<Q> {
+    /// the publish
+    pub publish: Publish,
+    /// where its commit takes it, whatever the bindings are by then
+    pub queues: SmallVec<[Q; 4]>,
 }
 
 /// What became of one [`Publish`].
@@ -227,10 +238,12 @@ pub trait Broker {
 
     /// Whether that exchange can be published to; within a transaction a publish is only checked.
     fn check_exchange(&mut self, exchange: &[u8]) -> Result<(), Fault>;
-    /// tx.commit: all of it becomes durable together, at the barrier, or none of it.
+    /// Routes a publish of a transaction, and does nothing else with it yet.
+    fn plan(&mut self, publish: Publish) -> Result<Planned<Self::Queue>, Fault>;
+    /// tx.commit: all that queues take becomes durable together, at the barrier, or none of it.
     fn commit(
         &mut self,
-        publishes: Vec<Publish>,
+        publishes: Vec<Planned<Self::Queue>>,
         acknowledged: Vec<Settled<Self>>,
     ) -> Result<(Vec<Outcome>, Barrier), Fault>
     where

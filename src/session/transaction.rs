@@ -9,12 +9,12 @@ use crate::limits::TRANSACTION_BYTES_MAX;
 
 use super::channel::unexpected;
 use super::connection::Session;
-use super::port::{Broker, Publish, Settled};
+use super::port::{Broker, Outcome, Planned, Settled};
 use super::unacked::Unacked;
 
 /// What a transaction has gathered.
-pub(super) struct Transaction<D> {
-    publishes: Vec<Publish>,
+pub(super) struct Transaction<Q, D> {
+    publishes: Vec<Planned<Q>>,
     publish_bytes: usize,
     settled: Vec<(Unacked<D>, Fate)>,
 }
@@ -27,13 +27,13 @@ pub(super) enum Fate {
     Requeued,
 }
 
-impl<D> Default for Transaction<D> {
+impl<Q, D> Default for Transaction<Q, D> {
     fn default() -> Self {
         Transaction { publishes: Vec::new(), publish_bytes: 0, settled: Vec::new() }
     }
 }
 
-impl<D> Transaction<D> {
+impl<Q, D> Transaction<Q, D> {
     /// Deliveries that it would have settled, oldest first.
     pub fn into_unacked(self) -> Vec<Unacked<D>> {
         let mut unacked: Vec<_> = self.settled.into_iter().map(|(unacked, _)| unacked).collect();
@@ -47,13 +47,14 @@ impl<D> Transaction<D> {
 
     /// # Errors
     /// 506 when it has grown beyond [`TRANSACTION_BYTES_MAX`]; RabbitMQ would go on until memory ends.
-    pub fn publish(&mut self, publish: Publish) -> Result<(), Fault> {
-        self.publish_bytes += publish.message.size_bytes();
+    pub fn publish(&mut self, planned: Planned<Q>) -> Result<(), Fault> {
+        // Ten million empty messages are large, too.
+        self.publish_bytes += planned.publish.message.size_bytes() + size_of::<Planned<Q>>();
         if self.publish_bytes > TRANSACTION_BYTES_MAX {
             let text = format!("the transaction is larger than {TRANSACTION_BYTES_MAX} bytes");
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
-        self.publishes.push(publish);
+        self.publishes.push(planned);
         Ok(())
     }
 }
@@ -87,13 +88,7 @@ impl<B: Broker> Session<B> {
     }
 
     fn commit(&mut self, number: u16) -> Result<(), Fault> {
-        // Whatever can be refused is refused while the transaction is whole: the channel closes then, and
-        // gives back what it holds.
-        let messages: Vec<_> = match &self.channel(number)?.transaction {
-            Some(transaction) => transaction.publishes.iter().map(|p| p.message.clone()).collect(),
-            None => Vec::new(),
-        };
-        messages.iter().try_for_each(|message| self.broker.check_exchange(message.exchange()))?;
+        // While the transaction is whole: the channel closes, and gives back what it holds.
         if self.broker.has_failed() {
             return Err(Fault::store_failed());
         }
@@ -116,14 +111,19 @@ impl<B: Broker> Session<B> {
                 }
             }
         }
-        let mandatory: Vec<_> =
-            gathered.publishes.iter().map(|p| p.mandatory.then(|| p.message.clone())).collect();
+        let publishes = gathered.publishes.iter().map(|planned| &planned.publish);
+        let mandatory: Vec<_> = publishes.map(|p| p.mandatory.then(|| p.message.clone())).collect();
         let (outcomes, barrier) = self.broker.commit(gathered.publishes, acknowledged)?;
+        let is_whole = outcomes.iter().all(|outcome| *outcome != Outcome::Refused);
         for (message, outcome) in mandatory.into_iter().zip(outcomes) {
             self.handle_outcome(number, message, outcome);
         }
         self.give_away(rejected);
         self.give_back(&[], requeued);
+        if !is_whole {
+            // A queue was full, or is gone. Commit-ok would say that it has the message.
+            return Err(Fault::new(ReplyCode::PreconditionFailed, "partial tx completion"));
+        }
         self.reply_at(barrier, number, Some(&Method::TxCommitOk {}));
         Ok(())
     }

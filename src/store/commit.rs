@@ -389,7 +389,8 @@ impl Appender<'_> {
     }
 
     /// Removes an entry: strikes its put out when that is not yet taken by the committer, else appends the
-    /// removal. `put_at` is what [`Appender::put`] returned, `Position(0)` for a recovered entry.
+    /// removal. `put_at` is what [`Appender::put`] returned; `Position(0)` for a recovered entry, and for one
+    /// whose put is to be written all the same.
     pub fn delete(&mut self, queue: QueueId, seq: Seq, shared: Option<&Arc<SharedBody>>, put_at: Position) {
         if !self.strike_out(queue, seq, put_at) {
             self.push(Op::Delete { queue, seq, shared: shared.cloned() }, false);

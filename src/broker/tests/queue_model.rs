@@ -207,14 +207,28 @@ impl Model {
         (self.clients[at].waits, self.clients[at].place) = (true, self.turns);
     }
 
-    fn assign(&mut self) {
+    /// Hands out what is ready; what has expired on the way there.
+    fn assign(&mut self) -> Vec<(Known, Death)> {
+        let mut expired = Vec::new();
         while !self.ready.is_empty() {
-            let Some(at) = self.turn() else { return };
+            let Some(at) = self.turn() else { break };
             self.clients[at].waits = false;
             if self.clients[at].room == 0 || self.clients[at].is_full() {
                 continue;
             }
-            let Some(entry) = self.pop() else { return };
+            let next = loop {
+                match self.pop() {
+                    Some(known) if known.expires_ms > 0 && known.expires_ms < self.now_ms => {
+                        expired.push((known, Death::Expired));
+                    }
+                    next => break next,
+                }
+            };
+            let Some(entry) = next else {
+                // There was nothing for it, so it waits on.
+                self.line_up(at);
+                break;
+            };
             self.taken_up_to = self.taken_up_to.max(entry.seq);
             let client = &mut self.clients[at];
             client.room -= 1;
@@ -223,6 +237,16 @@ impl Model {
                 self.line_up(at);
             }
         }
+        expired
+    }
+
+    /// Whether one more of so many bytes is too much for a queue that then refuses publishes.
+    fn is_refusing(&self, body_bytes: u64) -> bool {
+        let places = self.ready.len() + self.reserved.len();
+        let bytes: u64 = self.ready.iter().chain(&self.reserved).map(|known| known.bytes).sum();
+        self.rules.overflow != Overflow::DropHead
+            && (self.rules.max_length.is_some_and(|max| places as u64 >= max)
+                || self.rules.max_length_bytes.is_some_and(|max| bytes + body_bytes > max))
     }
 
     fn counts(&self) -> Counts {
@@ -351,7 +375,11 @@ impl Pair {
     }
 
     fn fresh(&mut self, priority: u8, ttl_ms: Option<u64>, bytes: u64) -> Known {
-        let seq = self.queue.next_seq().0;
+        let Seq(seq) = self.queue.next_seq();
+        self.known(seq, priority, ttl_ms, bytes)
+    }
+
+    fn known(&mut self, seq: u64, priority: u8, ttl_ms: Option<u64>, bytes: u64) -> Known {
         assert_eq!(seq, self.model.next_seq, "places are given out one by one");
         self.model.next_seq += 1;
         let expires_ms = self.queue.rules().expires_ms(self.model.now_ms, ttl_ms);
@@ -375,8 +403,16 @@ impl Pair {
                 self.model.ready.push(known);
             }
             Step::Reserve { priority, ttl_ms, bytes } => {
-                let known = self.fresh(priority, ttl_ms, bytes);
-                self.model.reserved.push(known);
+                let is_full = self.model.is_refusing(bytes);
+                let someone_waits = self.model.present().any(|client| client.waits);
+                match self.queue.reserve(bytes as usize) {
+                    None => assert!(is_full),
+                    Some(Seq(seq)) => {
+                        assert!(!is_full || someone_waits, "only what will not stay exceeds the limit");
+                        let known = self.known(seq, priority, ttl_ms, bytes);
+                        self.model.reserved.push(known);
+                    }
+                }
             }
             Step::PushInPlace(at) => {
                 if !self.model.reserved.is_empty() {
@@ -447,8 +483,10 @@ impl Pair {
                 self.model.gone.extend(purged);
             }
             Step::Assign => {
-                self.queue.assign(&mut Vec::new());
-                self.model.assign();
+                let mut dead = Dead::new();
+                self.queue.assign(self.model.now_ms, &mut dead, &mut Vec::new());
+                let expired = self.model.assign();
+                self.check_dead(dead, expired);
             }
             Step::Delete => {
                 let (ready, sinks) = self.queue.delete();
@@ -584,9 +622,9 @@ impl Pair {
         assert_eq!(queue.is_deleted(), model.deleted);
         let heads = model.heads().into_values();
         assert_eq!(queue.next_deadline_ms(), heads.map(|head| head.expires_ms).filter(|ms| *ms > 0).min());
-        let is_full = model.rules.max_length.is_some_and(|max| counts.ready as u64 >= max)
-            || model.rules.max_length_bytes.is_some_and(|max| counts.ready_bytes as u64 >= max);
-        assert_eq!(queue.is_refusing(), model.rules.overflow != Overflow::DropHead && is_full);
+        for body_bytes in [0, 3] {
+            assert_eq!(queue.is_refusing(body_bytes as usize), model.is_refusing(body_bytes));
+        }
         for (client, inbox) in model.clients.iter().zip(&self.inboxes) {
             let got: Vec<Known> = inbox.0.borrow().0.iter().map(Known::of).collect();
             assert_eq!(got, client.held, "what each consumer has, in order");
@@ -654,10 +692,10 @@ proptest! {
             let seq = queue.next_seq();
             queue.push(Entry::new(seq, Message::new(b"", b"q", &[0, 0], &[]), ()));
             if at % burst == 0 {
-                queue.assign(&mut Vec::new());
+                queue.assign(0, &mut Dead::new(), &mut Vec::new());
             }
         }
-        queue.assign(&mut Vec::new());
+        queue.assign(0, &mut Dead::new(), &mut Vec::new());
         let highest = *priorities.iter().max().unwrap();
         let (mut served, mut others) = (Vec::new(), 0);
         for (inbox, priority) in inboxes.iter().zip(&priorities) {

@@ -421,7 +421,7 @@ fn a_transaction_makes_delays_durable_with_the_rest_of_it() {
         publish("", "q", b"0", true),
         later("later", "", "far", true, YEARS_MS),
     ];
-    let (outcomes, barrier) = a.client.commit(publishes, Vec::new()).unwrap();
+    let (outcomes, barrier) = a.commit(publishes, Vec::new());
     assert_eq!(outcomes, [const { Outcome::Routed(Barrier(0)) }; 4]);
     a.wait_for(barrier);
     assert_eq!(a.take_all("q"), ["0"]);

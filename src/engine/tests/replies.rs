@@ -104,7 +104,7 @@ fn a_commit_sends_the_replies_in_it() {
     let (mut asks, mut answers) = (house.client(), house.client());
     let address = asks.client.open_replies(TO).unwrap();
     let publishes = vec![publish("", text(&address), b"42", true), publish("", "nowhere", b"", true)];
-    let (outcomes, _) = answers.client.commit(publishes, Vec::new()).unwrap();
+    let (outcomes, _) = answers.commit(publishes, Vec::new());
     assert_eq!(outcomes, [Outcome::Routed(Barrier(0)), Outcome::Unroutable]);
     assert_eq!(replies(&asks).len(), 1);
 }

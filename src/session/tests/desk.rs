@@ -16,7 +16,7 @@ use crate::broker::fault::{Fault, lossy};
 use crate::broker::queue::{ConsumerId, ConsumerOptions, Entry, Queue, Rules, Sink};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, LoginRefused, Mechanism, Outcome,
-    Publish, QueueSpec, ReplyTo, Settled, Share, Waiting,
+    Planned, Publish, QueueSpec, ReplyTo, Settled, Share, Waiting,
 };
 use crate::session::{Identity, Peer, Session, Settings};
 
@@ -90,7 +90,7 @@ impl Books {
         let seq = queue.next_seq();
         let message = publish.message;
         queue.push(Entry::new(seq, message, ()));
-        queue.assign(&mut Vec::new());
+        queue.assign(0, &mut Vec::new(), &mut Vec::new());
         Outcome::Routed(barrier)
     }
 
@@ -214,7 +214,7 @@ impl Broker for Desk {
         };
         let refused = |_| Fault::new(ReplyCode::AccessRefused, "in exclusive use");
         let id = queue.add_consumer(slot, options).map_err(refused)?;
-        queue.assign(&mut Vec::new());
+        queue.assign(0, &mut Vec::new(), &mut Vec::new());
         Ok((spec.queue.to_vec(), id))
     }
 
@@ -263,7 +263,7 @@ impl Broker for Desk {
         books.log.push(format!("settle {} {}", lossy(name), entries.len()));
         if let Some(queue) = books.queues.get_mut(name) {
             queue.settle(consumer, entries.len());
-            queue.assign(&mut Vec::new());
+            queue.assign(0, &mut Vec::new(), &mut Vec::new());
         }
         entries.clear();
     }
@@ -276,12 +276,18 @@ impl Broker for Desk {
         if exchange.is_empty() { Ok(()) } else { Err(Fault::no_exchange(exchange, "/")) }
     }
 
+    fn plan(&mut self, publish: Publish) -> Result<Planned<Vec<u8>>, Fault> {
+        self.check_exchange(publish.message.exchange())?;
+        Ok(Planned { publish, queues: Default::default() })
+    }
+
     fn commit(
         &mut self,
-        publishes: Vec<Publish>,
+        publishes: Vec<Planned<Vec<u8>>>,
         acknowledged: Vec<Settled<Self>>,
     ) -> Result<(Vec<Outcome>, Barrier), Fault> {
-        let outcomes = publishes.into_iter().map(|p| self.0.borrow_mut().enqueue(p)).collect();
+        let publishes = publishes.into_iter().map(|planned| planned.publish);
+        let outcomes = publishes.map(|p| self.0.borrow_mut().enqueue(p)).collect();
         for Settled { queue, consumer, entry } in acknowledged {
             self.settle(&queue, consumer, &mut vec![entry]);
         }
@@ -295,7 +301,7 @@ impl Broker for Desk {
         if let Some(queue) = books.queues.get_mut(name) {
             shares.iter().for_each(|share| queue.settle(share.consumer, share.count));
             queue.requeue(entries, &mut Vec::new());
-            queue.assign(&mut Vec::new());
+            queue.assign(0, &mut Vec::new(), &mut Vec::new());
         }
     }
 
@@ -307,7 +313,7 @@ impl Broker for Desk {
         let mut books = self.0.borrow_mut();
         if let Some(queue) = books.queues.get_mut(name) {
             queue.resume(consumer);
-            queue.assign(&mut Vec::new());
+            queue.assign(0, &mut Vec::new(), &mut Vec::new());
         }
     }
 

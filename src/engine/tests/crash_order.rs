@@ -1,0 +1,134 @@
+//! What a crash between two batches may leave: a message that moves from one queue to another is in both,
+//! or in one, and never in neither.
+
+use super::*;
+
+fn with(entries: &[(&str, Value<'_>)]) -> TableWriter {
+    entries.iter().fold(TableWriter::new(), |table, (name, value)| table.entry(name, *value))
+}
+
+/// A queue called `full` that has no room, and gives everything to `dead`.
+fn declare_full(seat: &mut Seat, overflow: &[u8]) {
+    let arguments = with(&[
+        ("x-max-length", Value::I32(0)),
+        ("x-overflow", Value::LongStr(overflow)),
+        ("x-dead-letter-exchange", Value::LongStr(b"")),
+        ("x-dead-letter-routing-key", Value::LongStr(b"dead")),
+    ]);
+    seat.declare("dead", DURABLE);
+    seat.declare("full", QueueSpec { arguments: arguments.as_table(), ..DURABLE });
+}
+
+/// A message that was dead-lettered before its batch was taken used to be struck out of that batch, as if
+/// it had been acknowledged. The batch told its publisher that it was safe, while its dead letter waited
+/// for the next one: a kill in between lost a confirmed message.
+#[test]
+fn a_dead_letter_does_not_strike_out_what_it_came_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    declare_full(&mut a, b"drop-head");
+    let mut last = Barrier(0);
+    for _ in 0..200 {
+        last = a.put("full", "x", true);
+    }
+    assert_eq!(house.store.stats().elided, 0, "each was written, and then removed");
+    a.wait_for(last);
+    assert_eq!(
+        (house.queue("full").unwrap().counts().ready, house.queue("dead").unwrap().counts().ready),
+        (0, 200)
+    );
+}
+
+/// Where nothing takes its place a message that goes at once is still never written.
+#[test]
+fn what_nobody_takes_when_it_dies_needs_no_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    let arguments = with(&[("x-max-length", Value::I32(0))]);
+    a.declare("full", QueueSpec { arguments: arguments.as_table(), ..DURABLE });
+    for _ in 0..50 {
+        // One appender holds them all, so that some are still there when they are dropped.
+        a.publish((0..50).map(|_| publish("", "full", b"x", true)).collect());
+    }
+    assert!(house.store.stats().elided > 0);
+}
+
+/// An acknowledgement in a transaction used to strike out a put that was not taken yet. The put's batch
+/// told the publisher that it was safe, while the transaction was in the next one: a kill in between lost
+/// the message although the transaction had not happened.
+#[test]
+fn a_commit_does_not_strike_out_what_it_acknowledges() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    a.declare("in", DURABLE);
+    a.declare("out", DURABLE);
+    let mut last = Barrier(0);
+    for _ in 0..200 {
+        a.put("in", "x", true);
+        let (queue, entry) = a.get("in").unwrap();
+        last =
+            a.commit(vec![publish("", "out", b"y", true)], vec![Settled { queue, consumer: None, entry }]).1;
+    }
+    assert_eq!(house.store.stats().elided, 0);
+    a.wait_for(last);
+    drop(a);
+    house.close();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    assert_eq!((a.take_all("in").len(), a.take_all("out").len()), (0, 200));
+}
+
+/// A commit said that all was well although a full queue had refused a part of it, and within one commit
+/// the limit did not count what the same commit had put in before.
+#[test]
+fn a_commit_tells_what_a_full_queue_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    let arguments =
+        with(&[("x-max-length-bytes", Value::I32(2)), ("x-overflow", Value::LongStr(b"reject-publish"))]);
+    a.declare("q", QueueSpec { arguments: arguments.as_table(), ..DURABLE });
+    let three = |_| (0..3).map(|_| publish("", "q", b"x", true)).collect();
+    let (outcomes, _) = a.commit(three(()), Vec::new());
+    assert_eq!(outcomes, [Outcome::Routed(Barrier(0)), Outcome::Routed(Barrier(0)), Outcome::Refused]);
+    assert_eq!(a.take_all("q").len(), 2);
+    let (outcomes, _) = a.commit(three(()), Vec::new());
+    assert_eq!(outcomes[2], Outcome::Refused, "what was given out before is not counted for ever");
+    assert_eq!(a.take_all("q").len(), 2);
+}
+
+#[test]
+fn what_a_full_queue_refuses_in_a_commit_is_dead_lettered_if_it_is_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    declare_full(&mut a, b"reject-publish-dlx");
+    let (outcomes, _) = a.commit(vec![publish("", "full", b"x", true)], Vec::new());
+    assert_eq!(outcomes, [Outcome::Refused]);
+    assert_eq!(a.take_all("dead"), ["x"]);
+}
+
+/// A queue that goes between publish and commit takes nothing, and its share of the body is given up.
+#[test]
+fn a_queue_that_goes_before_the_commit_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    for queue in ["stays", "goes"] {
+        a.declare(queue, DURABLE);
+        a.bind("amq.fanout", queue, "");
+    }
+    let large = vec![b'x'; 3 * INLINE_BODY_BYTES_MAX];
+    let planned = a.client.plan(publish("amq.fanout", "", &large, true)).unwrap();
+    a.client.delete_queue(b"goes", false, false).unwrap();
+    let (outcomes, barrier) = a.client.commit(vec![planned], Vec::new()).unwrap();
+    assert_eq!(outcomes, [Outcome::Refused], "the client hears that a part is missing");
+    a.wait_for(barrier);
+    assert_eq!(a.take_all("stays").len(), 1);
+    let touched = house.store.appender().tail();
+    a.wait_for(a.client.barrier(touched));
+    a.wait_until("the backlog", |_| house.store.backlog_bytes() == 0);
+}
