@@ -1,5 +1,6 @@
 //! The exchange and queue classes: arguments are checked and handed to the broker, replies wait for
-//! their barrier. The rules themselves live in `broker` and `engine`.
+//! their barrier. The rules themselves live in `broker` and `engine`. As in RabbitMQ, what declares,
+//! deletes, binds or unbinds takes names without their line breaks; what only uses a queue does not.
 
 use crate::amqp::field_table::Table;
 use crate::amqp::method::Method;
@@ -36,24 +37,34 @@ impl<B: Broker> Session<B> {
                 Ok(())
             }
             Method::ExchangeDelete { exchange, if_unused, no_wait, .. } => {
-                let barrier = self.broker.delete_exchange(exchange, if_unused)?;
+                let barrier = self.broker.delete_exchange(&without_line_breaks(exchange), if_unused)?;
                 let reply = Method::ExchangeDeleteOk {};
                 self.reply_at(barrier, number, (!no_wait).then_some(&reply));
                 Ok(())
             }
             Method::ExchangeBind { destination, source, routing_key, no_wait, arguments, .. } => {
-                let kind = DestinationKind::Exchange;
                 let arguments = checked(arguments)?;
-                let spec = BindingSpec { source, destination, kind, routing_key, arguments };
+                let spec = BindingSpec {
+                    source: &without_line_breaks(source),
+                    destination: &without_line_breaks(destination),
+                    kind: DestinationKind::Exchange,
+                    routing_key,
+                    arguments,
+                };
                 let barrier = self.broker.bind(&spec)?;
                 let reply = Method::ExchangeBindOk {};
                 self.reply_at(barrier, number, (!no_wait).then_some(&reply));
                 Ok(())
             }
             Method::ExchangeUnbind { destination, source, routing_key, no_wait, arguments, .. } => {
-                let kind = DestinationKind::Exchange;
                 let arguments = checked(arguments)?;
-                let spec = BindingSpec { source, destination, kind, routing_key, arguments };
+                let spec = BindingSpec {
+                    source: &without_line_breaks(source),
+                    destination: &without_line_breaks(destination),
+                    kind: DestinationKind::Exchange,
+                    routing_key,
+                    arguments,
+                };
                 let barrier = self.broker.unbind(&spec)?;
                 let reply = Method::ExchangeUnbindOk {};
                 self.reply_at(barrier, number, (!no_wait).then_some(&reply));
@@ -72,8 +83,8 @@ impl<B: Broker> Session<B> {
             Method::QueueUnbind { queue, exchange, routing_key, arguments, .. } => {
                 let queue = self.queue_name(number, queue)?;
                 let spec = BindingSpec {
-                    source: exchange,
-                    destination: &queue,
+                    source: &without_line_breaks(exchange),
+                    destination: &without_line_breaks(&queue),
                     kind: DestinationKind::Queue,
                     routing_key,
                     arguments: checked(arguments)?,
@@ -90,7 +101,7 @@ impl<B: Broker> Session<B> {
                 Ok(())
             }
             Method::QueueDelete { queue, if_unused, if_empty, no_wait, .. } => {
-                let queue = self.queue_name(number, queue)?;
+                let queue = without_line_breaks(&self.queue_name(number, queue)?);
                 let (message_count, barrier) = self.broker.delete_queue(&queue, if_unused, if_empty)?;
                 let reply = Method::QueueDeleteOk { message_count };
                 self.reply_at(barrier, number, (!no_wait).then_some(&reply));
@@ -107,12 +118,10 @@ impl<B: Broker> Session<B> {
         else {
             return Err(unexpected());
         };
+        let name = without_line_breaks(queue);
         // An empty name asks for a fresh one; passively it is a name like any other, of no queue.
-        let server_named = queue.is_empty() && !passive;
-        let name = match server_named {
-            true => self.broker.unique_name("amq.gen-")?,
-            false => without_line_breaks(queue).to_vec(),
-        };
+        let server_named = name.is_empty() && !passive;
+        let name = if server_named { self.broker.unique_name("amq.gen-")? } else { name.to_vec() };
         let arguments = checked(arguments)?;
         let spec =
             QueueSpec { name: &name, server_named, passive, durable, exclusive, auto_delete, arguments };
@@ -138,8 +147,8 @@ impl<B: Broker> Session<B> {
         // AMQP 0-9-1 1.7.2.3.4: with both names empty the queue's name is the key as well.
         let routing_key = if queue.is_empty() && routing_key.is_empty() { &name } else { routing_key };
         let spec = BindingSpec {
-            source: exchange,
-            destination: &name,
+            source: &without_line_breaks(exchange),
+            destination: &without_line_breaks(&name),
             kind: DestinationKind::Queue,
             routing_key,
             arguments: checked(arguments)?,
