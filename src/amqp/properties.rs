@@ -47,9 +47,6 @@ macro_rules! properties {
                 }
                 let mut p = Properties::default();
                 $(if flags & (1 << $bit) != 0 { p.$name = Some(r.$kind()?); })*
-                if flags & (1 << 2) != 0 {
-                    r.short_str()?;
-                }
                 r.end()?;
                 Ok(p)
             }
@@ -93,6 +90,8 @@ properties! {
     user_id: short_str -> &'a [u8] = 4;
     /// set by the application
     app_id: short_str -> &'a [u8] = 3;
+    /// deprecated and never looked at, yet clients get it back
+    cluster_id: short_str -> &'a [u8] = 2;
 }
 
 impl Properties<'_> {
@@ -173,9 +172,14 @@ mod tests {
         assert!(Properties::with_header(&[0x20, 0, 0], "n", Value::Void).is_err());
     }
 
+    /// It was skipped when properties were read, so a dead letter and every other message whose headers
+    /// the broker changes had lost it.
     #[test]
-    fn the_deprecated_cluster_id_is_skipped() {
-        assert!(Properties::decode(&[0, 0b100, 1, b'c']) == Ok(Properties::default()));
+    fn the_deprecated_cluster_id_stays() {
+        let block = [0, 0b100, 1, b'c'];
+        let mut out = Vec::new();
+        Properties::decode(&block).unwrap().encode(&mut out);
+        assert_eq!(out, block);
     }
 
     #[test]

@@ -15,7 +15,6 @@
 //! | a frame larger than the limit | refused from its header | waits for all of it; lapin looks at the size |
 //! | `AMQP` where a frame's type stands | an unknown frame type | a protocol header |
 //! | a heartbeat with a payload | a frame; the session refuses it | its payload is dropped |
-//! | the deprecated property cluster-id | read over | kept |
 //! | a continued flag word (bit 0) | refused, basic has no such properties | taken for the end of the flags |
 
 use std::collections::BTreeMap;
@@ -365,7 +364,7 @@ proptest! {
     #[test]
     fn another_codec_reads_the_same_properties(
         headers in prop::option::of(entries()),
-        texts in vec(prop::option::of("[ -~]{0,30}"), 9),
+        texts in vec(prop::option::of("[ -~]{0,30}"), 10),
         numbers in any::<(Option<u8>, Option<u8>, Option<u64>, u64)>(),
     ) {
         let headers = headers.map(|entries| write(&entries));
@@ -384,6 +383,7 @@ proptest! {
             kind: text(6),
             user_id: text(7),
             app_id: text(8),
+            cluster_id: text(9),
         };
         let mut payload = vec![0, 60, 0, 0];
         payload.extend_from_slice(&numbers.3.to_be_bytes());
@@ -498,10 +498,6 @@ fn the_codecs_differ_as_is_written_above() {
 
     assert_eq!(other(8, 0, b"x"), Ok(AMQPFrame::Heartbeat));
     assert!(frame::parse(b"\x08\0\0\0\0\0\x01x\xCE", 4096).unwrap().unwrap().0.payload == b"x");
-
-    let cluster_id = [&[0, 60, 0, 0][..], &[0; 8], &[0, 0b100, 1, b'c']].concat();
-    assert!(written_by_other(&other(2, 1, &cluster_id).unwrap()).contains(&b'c'));
-    assert!(Properties::decode(&cluster_id[12..]) == Ok(Properties::default()));
 
     let continued = [&[0, 60, 0, 0][..], &[0; 8], &[0, 1]].concat();
     assert!(other(2, 1, &continued).is_ok() && Properties::decode(&continued[12..]).is_err());

@@ -272,6 +272,7 @@ impl Target for ContentHeaders {
             kind: text(7),
             user_id: text(8),
             app_id: text(8),
+            cluster_id: text(8),
         };
         let mut payload = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, random.u64() as u8];
         properties.encode(&mut payload);
