@@ -157,10 +157,10 @@ impl Client {
                 let text = format!("{} {what}", Resource::queue(name, &self.engine.vhost));
                 Err(Fault::new(ReplyCode::PreconditionFailed, text))
             };
-            if if_unused && counts.consumers > 0 {
-                return refuse("in use");
+            if if_empty && counts.ready > 0 {
+                return refuse("not empty");
             }
-            if if_empty && counts.ready > 0 { refuse("not empty") } else { Ok(()) }
+            if if_unused && counts.consumers > 0 { refuse("in use") } else { Ok(()) }
         };
         let deleted = self.engine.delete_checked(&queue, check)?;
         self.exclusive.retain(|other| *other != queue);
