@@ -106,26 +106,33 @@ fn check_argument(
         None => "none".to_owned(),
         Some(value) => format!("the value '{}' of type '{}'", Plain(value), type_name(value)),
     };
+    // Where both have a value, RabbitMQ shows one without any like one that is missing.
+    let brief = |value: Value<'_>| match value {
+        Value::Void => "none".to_owned(),
+        value => format!("'{}'", Plain(value)),
+    };
     match (current, received) {
         (None, None) => Ok(()),
         (Some(current), Some(received)) if is_same(current, received) => Ok(()),
-        (Some(current), Some(received)) => Err(Inequivalent {
-            argument,
-            received: format!("'{}'", Plain(received)),
-            current: format!("'{}'", Plain(current)),
-        }),
+        (Some(current), Some(received)) => {
+            Err(Inequivalent { argument, received: brief(received), current: brief(current) })
+        }
         (current, received) => {
             Err(Inequivalent { argument, received: full(received), current: full(current) })
         }
     }
 }
 
-/// Equal values of different widths, or of the two types of strings, are the same.
+/// Equal values of different widths, or of the two types of strings, are the same; a timestamp is a number.
 fn is_same(a: Value<'_>, b: Value<'_>) -> bool {
+    let number = |value| match value {
+        Value::Timestamp(seconds) => i64::try_from(seconds).ok(),
+        value => integer(value),
+    };
     match (a, b) {
         (Value::LongStr(a) | Value::Bytes(a), Value::LongStr(b) | Value::Bytes(b)) => a == b,
         (Value::F32(a), Value::F64(b)) | (Value::F64(b), Value::F32(a)) => f64::from(a) == b,
-        (a, b) => a == b || integer(a).is_some_and(|value| integer(b) == Some(value)),
+        (a, b) => a == b || number(a).is_some_and(|value| number(b) == Some(value)),
     }
 }
 

@@ -59,12 +59,16 @@ impl Fault {
         self.scope
     }
 
-    /// `NAME - explanation`, cut at the 255 bytes of a short string, as RabbitMQ does.
+    /// `NAME - explanation`; what is longer than the 255 bytes of a short string ends in three dots, as in
+    /// RabbitMQ.
     pub fn reply_text(&self) -> String {
+        const DOTS: &str = "...";
         let mut text = format!("{} - {}", self.code.name(), self.explanation);
         if text.len() > REPLY_TEXT_BYTES_MAX {
-            let cut = (0..=REPLY_TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let kept = REPLY_TEXT_BYTES_MAX - DOTS.len();
+            let cut = (0..=kept).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
             text.truncate(cut);
+            text.push_str(DOTS);
         }
         text
     }
@@ -88,6 +92,8 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_at_a_character() {
         let text = Fault::new(ReplyCode::NotFound, "\u{e9}".repeat(200)).reply_text();
-        assert!(text.len() <= 255 && text.len() >= 253, "{}", text.len());
+        assert!(text.len() <= 255 && text.len() >= 253 && text.ends_with("\u{e9}..."), "{text}");
+        let text = Fault::new(ReplyCode::NotFound, "q".repeat(255)).reply_text();
+        assert!(text.len() == 255 && text.ends_with("q..."), "{text}");
     }
 }

@@ -68,15 +68,16 @@ fn term(f: &mut fmt::Formatter<'_>, value: Value<'_>, depth: usize) -> fmt::Resu
         Value::U32(v) => write!(f, "{v}"),
         Value::I64(v) => write!(f, "{v}"),
         Value::Timestamp(v) => write!(f, "{v}"),
-        Value::F32(v) => write!(f, "{:?}", f64::from(v)),
-        Value::F64(v) => write!(f, "{v:?}"),
+        Value::F32(v) => float(f, f64::from(v)),
+        Value::F64(v) => float(f, v),
         Value::Decimal(scale, v) => write!(f, "{{{scale},{v}}}"),
-        Value::LongStr(b"") | Value::Bytes(b"") => f.write_str("<<>>"),
-        Value::LongStr(bytes) | Value::Bytes(bytes) => write!(f, "<<\"{}\">>", lossy(bytes)),
+        Value::LongStr(bytes) | Value::Bytes(bytes) => binary(f, bytes),
         Value::Void => f.write_str("undefined"),
         Value::Table(_) | Value::Array(_) if depth >= TABLE_DEPTH_MAX => f.write_str("..."),
         Value::Table(table) => list(f, table.iter().map_while(Result::ok), |f, (name, value)| {
-            write!(f, "{{<<\"{}\">>,{},", lossy(name), type_name(value))?;
+            f.write_str("{")?;
+            binary(f, name)?;
+            write!(f, ",{},", type_name(value))?;
             term(f, value, depth + 1)?;
             f.write_str("}")
         }),
@@ -85,6 +86,47 @@ fn term(f: &mut fmt::Formatter<'_>, value: Value<'_>, depth: usize) -> fmt::Resu
             term(f, value, depth + 1)?;
             f.write_str("}")
         }),
+    }
+}
+
+/// Erlang has digits on both sides of the point, even before an exponent.
+fn float(f: &mut fmt::Formatter<'_>, value: f64) -> fmt::Result {
+    let text = format!("{value:?}");
+    match text.split_once('e') {
+        Some((mantissa, exponent)) if !mantissa.contains('.') => write!(f, "{mantissa}.0e{exponent}"),
+        _ => f.write_str(&text),
+    }
+}
+
+/// Text in quotes, with escapes and the mark `/utf8` beyond ASCII; anything else byte by byte.
+fn binary(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    let is_printable = |c: char| !c.is_control() || ('\x08'..='\r').contains(&c) || c == '\x1b';
+    match std::str::from_utf8(bytes) {
+        Ok("") => f.write_str("<<>>"),
+        Ok(text) if text.chars().all(is_printable) => {
+            f.write_str("<<\"")?;
+            for c in text.chars() {
+                match c {
+                    '"' | '\\' => write!(f, "\\{c}")?,
+                    '\x08' => f.write_str("\\b")?,
+                    '\t' => f.write_str("\\t")?,
+                    '\n' => f.write_str("\\n")?,
+                    '\x0b' => f.write_str("\\v")?,
+                    '\x0c' => f.write_str("\\f")?,
+                    '\r' => f.write_str("\\r")?,
+                    '\x1b' => f.write_str("\\e")?,
+                    c => write!(f, "{c}")?,
+                }
+            }
+            f.write_str(if text.is_ascii() { "\">>" } else { "\"/utf8>>" })
+        }
+        Ok(_) | Err(_) => {
+            f.write_str("<<")?;
+            for (at, byte) in bytes.iter().enumerate() {
+                write!(f, "{}{byte}", if at > 0 { "," } else { "" })?;
+            }
+            f.write_str(">>")
+        }
     }
 }
 
@@ -120,6 +162,13 @@ mod tests {
             (Value::Bytes(b"ab"), "<<\"ab\">>", "ab"),
             (Value::I64(-7), "-7", "-7"),
             (Value::F64(1.0), "1.0", "1.0"),
+            (Value::F64(1e30), "1.0e30", "1.0e30"),
+            (Value::F64(1.5e-7), "1.5e-7", "1.5e-7"),
+            (Value::LongStr(b""), "<<>>", ""),
+            (Value::LongStr(b"a\nb"), "<<\"a\\nb\">>", "a\nb"),
+            (Value::LongStr(b"\"\\"), "<<\"\\\"\\\\\">>", "\"\\"),
+            (Value::LongStr("\u{e9}".as_bytes()), "<<\"\u{e9}\"/utf8>>", "\u{e9}"),
+            (Value::LongStr(b"\xff\0"), "<<255,0>>", "\u{fffd}\0"),
         ] {
             assert_eq!((Term(value).to_string().as_str(), Plain(value).to_string().as_str()), (term, plain));
         }

@@ -468,12 +468,17 @@ fn check_user_id(properties: &Properties<'_>, user: Option<&[u8]>) -> Result<(),
 /// The property `expiration`: milliseconds as decimal text, at most ten years (RabbitMQ, ttl.md).
 fn expiration(text: &[u8]) -> Result<u64, Fault> {
     const MS_MAX: i64 = 315_360_000_000;
+    let is_negative = text.first() == Some(&b'-');
+    let signless = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
+    let digits = signless.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let number = std::str::from_utf8(text).ok().and_then(|t| t.parse::<i64>().ok());
-    let why = match number {
-        Some(ms @ 0..=MS_MAX) => return Ok(ms.unsigned_abs()),
-        Some(ms) if ms < 0 => format!("{{value_negative,{ms}}}"),
-        Some(ms) => format!("{{value_too_large,{ms}}}"),
-        None => "no_integer".to_owned(),
+    let why = match (number, &signless[digits..]) {
+        (Some(ms @ 0..=MS_MAX), _) => return Ok(ms.unsigned_abs()),
+        (None, _) if digits == 0 => "no_integer".to_owned(),
+        (None, rest @ [_, ..]) => format!("{{leftover_string,\"{}\"}}", lossy(rest)),
+        // Without a number there were more digits than one has.
+        _ if is_negative => format!("{{value_negative,{}}}", lossy(text)),
+        _ => format!("{{value_too_large,{}}}", lossy(signless)),
     };
     let text = format!("invalid expiration '{}': {why}", lossy(text));
     Err(Fault::new(ReplyCode::PreconditionFailed, text))
