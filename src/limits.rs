@@ -119,3 +119,9 @@ pub const WRITABLE_EXCHANGES_MAX: usize = 64;
 /// Messages that an exchange of type x-recent-history keeps at most: all of them are in memory, and each new
 /// binding gets all of them at once.
 pub const HISTORY_MESSAGES_MAX: i64 = 100_000;
+
+/// Values that an exchange with deduplication remembers when it does not say (LavinMQ's default).
+pub const DEDUPLICATION_KEYS_DEFAULT: usize = 128;
+
+/// Values that such an exchange may remember at most; each takes about 100 bytes of memory.
+pub const DEDUPLICATION_KEYS_MAX: usize = 1_000_000;

@@ -2,6 +2,7 @@
 //! (features.md section 1.4, checked against RabbitMQ 4.0). Acting on them is the queue's and the
 //! engine's business; an argument that nobody knows is stored and ignored.
 
+use super::dedup;
 use super::fault::{Fault, lossy};
 use super::name::{Name, Resource};
 use super::queue_type::QueueType;
@@ -69,6 +70,8 @@ pub struct QueueArguments {
     pub max_age_seconds: Option<u64>,
     /// `x-consumer-timeout`: a delivery may wait so long for its acknowledgement, 0 for ever.
     pub consumer_timeout_ms: Option<u64>,
+    /// The header by which it drops duplicates; `x-message-deduplication` and `x-deduplication-header`.
+    pub deduplication_header: Option<Name>,
 }
 
 /// Why the arguments or the properties of a declaration are refused.
@@ -217,6 +220,7 @@ impl QueueArguments {
         leader_locator(table("x-queue-leader-locator"))?;
         // In RabbitMQ 4.0 it is on no type's list: any type takes it, and a second declaration may differ in it.
         let consumer_timeout_ms = expiry(arguments, "x-consumer-timeout")?;
+        let deduplication_header = dedup::queue_header(arguments)?.map(Name::from);
         if let Some(key) = first_foreign(arguments, queue_type) {
             return Err(ArgumentError::NotOfType(key, queue_type));
         }
@@ -236,6 +240,7 @@ impl QueueArguments {
             delivery_limit: table("x-delivery-limit").find(b"x-delivery-limit").and_then(integer),
             max_age_seconds,
             consumer_timeout_ms,
+            deduplication_header,
         })
     }
 }
@@ -300,7 +305,7 @@ fn expiry_above_zero(table: Table<'_>, key: &'static str) -> Result<Option<u64>,
     above_zero(expiry(table, key)?, key)
 }
 
-fn string<'a>(table: Table<'a>, key: &'static str) -> Result<Option<&'a [u8]>, ArgumentError> {
+pub(super) fn string<'a>(table: Table<'a>, key: &'static str) -> Result<Option<&'a [u8]>, ArgumentError> {
     match table.find(key.as_bytes()) {
         None => Ok(None),
         Some(Value::LongStr(text)) => Ok(Some(text)),
@@ -308,7 +313,7 @@ fn string<'a>(table: Table<'a>, key: &'static str) -> Result<Option<&'a [u8]>, A
     }
 }
 
-fn boolean(table: Table<'_>, key: &'static str) -> Result<bool, ArgumentError> {
+pub(super) fn boolean(table: Table<'_>, key: &'static str) -> Result<bool, ArgumentError> {
     match table.find(key.as_bytes()) {
         None => Ok(false),
         Some(Value::Bool(value)) => Ok(value),

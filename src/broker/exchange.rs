@@ -1,6 +1,7 @@
 //! One exchange: its kind, its bindings, and the index by which it finds what a key goes to. It knows
 //! its own bindings only; who else exists, and what goes when something is deleted, is the topology's.
 
+use super::dedup::ExchangeRules;
 use super::delay;
 use super::hash::{self, Bucket, HashOn};
 use super::headers::{Headers, Pattern};
@@ -39,11 +40,13 @@ pub enum ExchangeKind {
     RecentHistory,
     /// As the kind in its argument `x-delayed-type` says, once the message's delay is over (`delay`).
     Delayed,
+    /// All bindings, once for each value of a header (`dedup`).
+    Deduplication,
 }
 
 impl ExchangeKind {
     /// Each kind with its name on the wire.
-    const NAMES: [(ExchangeKind, &'static str); 10] = [
+    const NAMES: [(ExchangeKind, &'static str); 11] = [
         (ExchangeKind::Direct, "direct"),
         (ExchangeKind::Fanout, "fanout"),
         (ExchangeKind::Topic, "topic"),
@@ -54,6 +57,7 @@ impl ExchangeKind {
         (ExchangeKind::LocalRandom, "x-local-random"),
         (ExchangeKind::RecentHistory, "x-recent-history"),
         (ExchangeKind::Delayed, "x-delayed-message"),
+        (ExchangeKind::Deduplication, "x-message-deduplication"),
     ];
 
     /// The kind that a client names in exchange.declare; `None` is 406 `unknown exchange type`.
@@ -176,6 +180,8 @@ pub struct Exchange<Q: Clone> {
     routes_as: ExchangeKind,
     delay_queue: Option<Q>,
     keeper: Option<Keeper>,
+    /// it drops duplicates; the same for as long as the exchange lives
+    deduplication: Option<Arc<ExchangeRules>>,
     bindings: SmallMap<BindingKey, Arc<Binding<Q>>>,
     index: Index<Q>,
 }
@@ -218,17 +224,31 @@ impl<Q: Clone> Exchange<Q> {
             ExchangeKind::Delayed => delay::inner_kind(arguments).unwrap_or(ExchangeKind::Direct),
             kind => kind,
         };
+        // What it refuses was refused when it was declared.
+        let deduplication = ExchangeRules::of(routes_as, arguments).ok().flatten().map(Arc::new);
         let index = match routes_as {
             ExchangeKind::Direct | ExchangeKind::Delayed => Index::Direct(HashTrieMapSync::default()),
-            ExchangeKind::Fanout | ExchangeKind::RecentHistory => Index::Fanout(Targets::default()),
+            ExchangeKind::Fanout | ExchangeKind::RecentHistory | ExchangeKind::Deduplication => {
+                Index::Fanout(Targets::default())
+            }
             ExchangeKind::Topic => Index::Topic(Trie::default()),
             ExchangeKind::Headers => Index::Headers,
             ExchangeKind::ConsistentHash => Index::ConsistentHash(HashOn::of(arguments)),
             ExchangeKind::ModulusHash => Index::ModulusHash,
             ExchangeKind::Random | ExchangeKind::LocalRandom => Index::Random,
         };
-        let (bindings, keeper) = (SmallMap::default(), None);
-        Exchange { name, properties, row, alternate, routes_as, delay_queue: None, keeper, bindings, index }
+        Exchange {
+            name,
+            properties,
+            row,
+            alternate,
+            routes_as,
+            delay_queue: None,
+            keeper: None,
+            deduplication,
+            bindings: SmallMap::default(),
+            index,
+        }
     }
 
     /// The same with something that the engine keeps for it; whoever has a clone shares it.
@@ -272,6 +292,11 @@ impl<Q: Clone> Exchange<Q> {
         self.alternate.as_ref()
     }
 
+    /// How it tells duplicates, if it does: those go on to its alternate exchange, or nowhere.
+    pub fn deduplication(&self) -> Option<&Arc<ExchangeRules>> {
+        self.deduplication.as_ref()
+    }
+
     /// Whether it takes two messages with the same key the same way, and does nothing else with them.
     pub fn is_repeatable(&self) -> bool {
         let by_key = match &self.index {
@@ -280,7 +305,7 @@ impl<Q: Clone> Exchange<Q> {
             Index::ConsistentHash(on) => *on == HashOn::RoutingKey,
             Index::Headers | Index::Random => false,
         };
-        by_key && self.delay_queue.is_none()
+        by_key && self.delay_queue.is_none() && self.deduplication.is_none()
     }
 
     /// Whether anything is bound to it; exchange.delete with if-unused refuses then.

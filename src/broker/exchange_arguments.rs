@@ -2,6 +2,7 @@
 //! what it makes of them. Comparing two declarations is `equivalence`'s.
 
 use super::arguments::{exchange_name, integer};
+use super::dedup::ExchangeRules;
 use super::delay::inner_kind;
 use super::exchange::ExchangeKind;
 use super::fault::{Fault, lossy};
@@ -18,11 +19,13 @@ use crate::limits::HISTORY_MESSAGES_MAX;
 /// 406 for a value that the argument cannot have.
 pub fn check(kind: ExchangeKind, arguments: Table<'_>, exchange: Resource<'_>) -> Result<(), Fault> {
     exchange_name(arguments, "alternate-exchange").map_err(|error| error.fault(exchange))?;
+    ExchangeRules::of(kind, arguments)?;
     match kind {
         ExchangeKind::ConsistentHash => check_hash(arguments, exchange),
         ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic | ExchangeKind::Headers => Ok(()),
         ExchangeKind::ModulusHash | ExchangeKind::Random | ExchangeKind::LocalRandom => Ok(()),
         ExchangeKind::RecentHistory => check_length(arguments),
+        ExchangeKind::Deduplication => Ok(()),
         ExchangeKind::Delayed => check(inner_kind(arguments)?, arguments, exchange),
     }
 }

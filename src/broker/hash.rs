@@ -257,7 +257,7 @@ mod tests {
     fn hashes_what_the_arguments_name() {
         let headers = |value| TableWriter::new().entry("h", value);
         let hash = |on: &HashOn, properties: &Properties<'_>, key| {
-            on.hash(&Routable { keys: RoutingKeys::one(key), properties, draw: 0 })
+            on.hash(&Routable { keys: RoutingKeys::one(key), properties, draw: 0, is_duplicate: &|_| false })
         };
         let text = headers(Value::LongStr(b"a"));
         let some =

@@ -7,6 +7,7 @@
 pub mod arguments;
 pub mod credit;
 pub mod dead_letter;
+pub mod dedup;
 pub mod delay;
 pub mod equivalence;
 pub mod exchange;

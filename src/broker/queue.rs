@@ -8,9 +8,11 @@
 //! [`Queue::trim`], as RabbitMQ delivers before it drops.
 
 use super::arguments::{Overflow, QueueArguments};
+use super::dedup::Present;
 use super::delay::Delayed;
 use super::id::Seq;
 use super::message::Message;
+use super::name::Name;
 use super::queue_type::QueueType;
 use super::ready::{Priorities, Ready};
 use super::round::{Round, SingleActive};
@@ -127,6 +129,8 @@ pub struct Rules {
     pub single_active: bool,
     /// how often an entry may come back
     pub delivery_limit: Option<u32>,
+    /// the header by which a message is a duplicate of one that is in the queue
+    pub deduplication_header: Option<Name>,
 }
 
 /// RabbitMQ 4's limit for quorum queues that name none.
@@ -153,6 +157,7 @@ impl Rules {
             priority_max: arguments.max_priority.unwrap_or(0),
             single_active: arguments.single_active_consumer,
             delivery_limit: limit,
+            deduplication_header: arguments.deduplication_header.clone(),
         }
     }
 
@@ -206,6 +211,8 @@ pub struct Queue<D, S> {
     round: Round<S>,
     unacked: usize,
     next_seq: Seq,
+    /// what is in it, where it drops duplicates
+    present: Option<Box<Present>>,
     /// the furthest place that was ever handed out
     taken_up_to: Seq,
     /// places given out by [`Queue::reserve`] whose entries are still to come, and the bytes of their bodies
@@ -229,6 +236,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
             ready: Ready::new(rules.priorities()),
             delayed: Delayed::default(),
             round: Round::new(rules.single_active()),
+            present: rules.deduplication_header.as_ref().map(|header| Box::new(Present::new(header))),
             rules,
             unacked: 0,
             next_seq,
@@ -240,7 +248,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
             had_consumer: false,
             deleted: false,
         };
-        entries.into_iter().for_each(|entry| queue.push(entry));
+        for entry in entries {
+            queue.remember(&entry.message, entry.seq);
+            queue.push(entry);
+        }
         queue
     }
 
@@ -275,6 +286,35 @@ impl<D, S: Sink<D>> Queue<D, S> {
             self.reserved_bytes += body_bytes;
         }
         Some(self.next_seq())
+    }
+
+    /// Whether a message is a duplicate of one that is in the queue, ready or unacknowledged
+    /// (`x-message-deduplication`).
+    pub fn is_duplicate(&self, message: &Message) -> bool {
+        self.present.as_ref().is_some_and(|present| present.has(message.properties()))
+    }
+
+    /// A message has got that place: what is like it is a duplicate from now on.
+    pub fn remember(&mut self, message: &Message, seq: Seq) {
+        if let Some(present) = &mut self.present {
+            present.remember(message.properties(), seq);
+        }
+    }
+
+    /// Entries that were taken are gone for good: what is like them may come again.
+    pub fn forget<'e>(&mut self, entries: impl IntoIterator<Item = &'e Entry<D>>)
+    where
+        D: 'e,
+    {
+        if let Some(present) = &mut self.present {
+            entries.into_iter().for_each(|e| present.forget(e.message.properties(), e.seq));
+        }
+    }
+
+    fn forget_dead(&mut self, dead: &Dead<D>, from: usize) {
+        if self.present.is_some() {
+            self.forget(dead.iter().skip(from).map(|(entry, _)| entry));
+        }
     }
 
     fn refuses(&self) -> bool {
@@ -324,6 +364,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
         }
         let mut over = Vec::new();
         self.ready.take_heads(|e| e.expires_ms > 0 && e.expires_ms <= now_ms, &mut over);
+        self.forget(&over);
         dead.extend(over.into_iter().map(|entry| (entry, Death::Expired)));
     }
 
@@ -340,21 +381,23 @@ impl<D, S: Sink<D>> Queue<D, S> {
         if self.rules.overflow != Overflow::DropHead {
             return;
         }
-        let (length, bytes) = (self.rules.max_length, self.rules.max_length_bytes);
+        let (length, bytes, before) = (self.rules.max_length, self.rules.max_length_bytes, dead.len());
         while length.is_some_and(|max| self.ready.len() as u64 > max)
             || bytes.is_some_and(|max| self.ready.bytes() as u64 > max)
         {
             let Some(entry) = self.ready.pop() else { break };
             dead.push((entry, Death::MaxLen));
         }
+        self.forget_dead(dead, before);
     }
 
     /// Hands ready entries to consumers in turn while both last. The sinks that got something are
     /// added to `touched`, for the engine to wake once the lock is gone. What expired behind the head is
     /// not delivered any more; what expires only now is, so that a time to live of 0 means "at once".
     pub fn assign(&mut self, now_ms: u64, dead: &mut Dead<D>, touched: &mut Vec<S>) {
+        let before = dead.len();
         while !self.ready.is_empty() {
-            let Some((id, alone)) = self.round.next() else { return };
+            let Some((id, alone)) = self.round.next() else { break };
             let Some(consumer) = self.round.get_mut(id) else { continue };
             let credit = consumer.credit();
             // Strict turns while several wait; a single one is served in one go.
@@ -383,6 +426,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
             // A consumer for which nothing was left is not full.
             self.round.took(id, taken, (taken == wanted || ran_dry) && taken < credit);
         }
+        self.forget_dead(dead, before);
     }
 
     /// `count` entries that `consumer` had taken are settled: acknowledged, dropped, or about to come
@@ -403,8 +447,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
     /// Whether they count as redelivered is the caller's knowledge; what came back too often is dead.
     pub fn requeue(&mut self, mut entries: Vec<Entry<D>>, dead: &mut Dead<D>) {
         if let Some(limit) = self.rules.delivery_limit {
+            let before = dead.len();
             let over = entries.extract_if(.., |entry| entry.delivery_count > limit);
             dead.extend(over.map(|entry| (entry, Death::DeliveryLimit)));
+            self.forget_dead(dead, before);
         }
         self.ready.put_back(entries);
     }
@@ -419,7 +465,9 @@ impl<D, S: Sink<D>> Queue<D, S> {
 
     /// Removes what is ready; taken entries stay with their consumers.
     pub fn purge(&mut self) -> Vec<Entry<D>> {
-        self.ready.take_all()
+        let purged = self.ready.take_all();
+        self.forget(&purged);
+        purged
     }
 
     /// Adds a consumer at the end of the round; call [`Queue::assign`] afterwards.

@@ -21,6 +21,8 @@ pub struct Routed<'t> {
     pub is_repeatable: bool,
     /// What is kept for the exchanges on the way that have something kept.
     pub keepers: SmallVec<[&'t Keeper; 1]>,
+    /// An exchange on the way has seen the message before, and took it no further.
+    pub is_duplicate: bool,
 }
 
 impl<Q: Clone + Eq + Hash> Topology<Q> {
@@ -45,10 +47,13 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
         }
         let visited = || std::iter::once(exchange).chain(walk.ahead.iter().copied());
         // What waits for its time first is kept when that has come.
-        let keeps = |exchange: &&Exchange<Q>| exchange.delays(message).is_none();
+        let keeps = |exchange: &&Exchange<Q>| {
+            exchange.delays(message).is_none() && !walk.refusing.contains(&&exchange.name)
+        };
         Routed {
             is_repeatable: visited().all(Exchange::is_repeatable),
             keepers: visited().filter(keeps).filter_map(Exchange::keeper).collect(),
+            is_duplicate: !walk.refusing.is_empty(),
         }
     }
 }
@@ -64,6 +69,8 @@ struct Walk<'t, 'o, Q: Clone + Eq + Hash> {
     ahead: Vec<&'t Exchange<Q>>,
     /// Their names, and the first one's; made when the first one leads to an exchange at all.
     known: Option<HashSet<&'t Name, RandomState>>,
+    /// Those that have seen it before, and keep nothing of it either.
+    refusing: SmallVec<[&'t Name; 1]>,
 }
 
 impl<'t, 'o, Q: Clone + Eq + Hash> Walk<'t, 'o, Q> {
@@ -72,10 +79,14 @@ impl<'t, 'o, Q: Clone + Eq + Hash> Walk<'t, 'o, Q> {
         start: &'t Exchange<Q>,
         out: &'o mut SmallVec<[Q; 4]>,
     ) -> Walk<'t, 'o, Q> {
-        Walk { topology, start, out, seen: None, ahead: Vec::new(), known: None }
+        Walk { topology, start, out, seen: None, ahead: Vec::new(), known: None, refusing: SmallVec::new() }
     }
 
     fn visit(&mut self, exchange: &'t Exchange<Q>, message: &Routable<'_>) {
+        if exchange.deduplication().is_some_and(message.is_duplicate) {
+            self.refusing.push(&exchange.name);
+            return exchange.alternate().into_iter().for_each(|alternate| self.follow(alternate));
+        }
         if let Some(delay_queue) = exchange.delays(message) {
             return self.push(delay_queue);
         }
@@ -183,7 +194,8 @@ mod tests {
 
     fn route(topology: &Topology<u32>, exchange: &str, key: &str) -> Vec<u32> {
         let keys = RoutingKeys::one(key.as_bytes());
-        let message = Routable { keys, properties: &Properties::default(), draw: 0 };
+        let message =
+            Routable { keys, properties: &Properties::default(), draw: 0, is_duplicate: &|_| false };
         routed(topology, exchange, &message)
     }
 
@@ -231,7 +243,7 @@ mod tests {
         let properties = Properties::default();
         let of = |first| {
             let keys = RoutingKeys::new(first, open.as_array(), blind.as_array());
-            Routable { keys, properties: &properties, draw: 0 }
+            Routable { keys, properties: &properties, draw: 0, is_duplicate: &|_| false }
         };
         assert_eq!(routed(&t, "main", &of(b"x")), [1, 2], "by b over the exchange that a leads to");
         assert_eq!(routed(&t, "", &Routable { keys: RoutingKeys::one(b"q3"), ..of(b"") }), [3]);
@@ -263,7 +275,16 @@ mod tests {
         bind(&mut t, "h", "q3", "", Table::default());
         let of = |headers: &TableWriter| {
             let properties = Properties { headers: Some(headers.as_table()), ..Properties::default() };
-            routed(&t, "h", &Routable { keys: RoutingKeys::one(b""), properties: &properties, draw: 0 })
+            routed(
+                &t,
+                "h",
+                &Routable {
+                    keys: RoutingKeys::one(b""),
+                    properties: &properties,
+                    draw: 0,
+                    is_duplicate: &|_| false,
+                },
+            )
         };
         assert_eq!(of(&TableWriter::new().entry("a", Value::I64(1))), [1, 3]);
         assert_eq!(of(&TableWriter::new().entry("b", Value::Bool(true))), [2, 3]);

@@ -2,12 +2,14 @@
 //! (RabbitMQ's sender-selected distribution). What routing looks at in a message is here; where it goes
 //! then is `route`'s.
 
+use super::dedup::ExchangeRules;
 use super::fault::Fault;
 use super::term::type_name;
 use crate::amqp::field_table::{Array, Table, TableWriter, Value};
 use crate::amqp::properties::Properties;
 use crate::amqp::reply_code::ReplyCode;
 use crate::limits::COPIES_MAX;
+use std::sync::Arc;
 
 const CC: &[u8] = b"CC";
 const BCC: &[u8] = b"BCC";
@@ -21,6 +23,8 @@ pub struct Routable<'a> {
     pub properties: &'a Properties<'a>,
     /// A number of its own, for exchanges that choose by chance.
     pub draw: u64,
+    /// Whether an exchange with these rules has seen it; asked at most once on one way to it.
+    pub is_duplicate: &'a dyn Fn(&Arc<ExchangeRules>) -> bool,
 }
 
 /// One routing key or several, the published one first.

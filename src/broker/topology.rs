@@ -264,9 +264,8 @@ impl<Q: Clone + Eq + Hash> Topology<Q> {
             ExchangeKind::ConsistentHash => Compiled::Bucket(Bucket::of(&key)?),
             ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => Compiled::Nothing,
             ExchangeKind::ModulusHash | ExchangeKind::Random => Compiled::Nothing,
-            ExchangeKind::LocalRandom | ExchangeKind::RecentHistory | ExchangeKind::Delayed => {
-                Compiled::Nothing
-            }
+            ExchangeKind::LocalRandom | ExchangeKind::RecentHistory => Compiled::Nothing,
+            ExchangeKind::Delayed | ExchangeKind::Deduplication => Compiled::Nothing,
         };
         let source = source.name.clone();
         let binding = Arc::new(Binding { source: source.clone(), key, row, destination, compiled });

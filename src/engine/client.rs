@@ -333,6 +333,10 @@ impl Broker for Client {
         queue.kind().counts_deliveries()
     }
 
+    fn settles_in_order(&self, queue: &QueueRef) -> bool {
+        queue.drops_duplicates()
+    }
+
     fn resume(&mut self, queue: &QueueRef, consumer: ConsumerId) {
         self.engine.with_queue(queue, |contents, _| contents.resume(consumer));
     }

@@ -2,7 +2,10 @@
 //! time. It is an entry of the route like any other queue, so confirms, transactions and restarts treat it
 //! as one; what differs is how entries leave it, and that is here.
 
+use std::sync::Arc;
+
 use crate::amqp::properties::Properties;
+use crate::broker::dedup::ExchangeRules;
 use crate::broker::delay::released;
 use crate::broker::exchange::{Exchange, ExchangeKind};
 use crate::broker::id::{QueueId, RowId, Seq};
@@ -88,7 +91,16 @@ impl Engine {
             let incoming = incoming(entry);
             let properties = Properties::decode(incoming.message.properties()).unwrap_or_default();
             let keys = incoming.message.routing_keys(&properties);
-            let routable = Routable { keys, properties: &properties, draw: self.draw() };
+            // It was looked at when it came; here it would be a duplicate of itself.
+            let is_own = |rules: &Arc<ExchangeRules>| {
+                source.deduplication().is_some_and(|own| Arc::ptr_eq(own, rules))
+            };
+            let routable = Routable {
+                keys,
+                properties: &properties,
+                draw: self.draw(),
+                is_duplicate: &|rules| !is_own(rules) && self.duplicates.has_seen(rules, &properties, now_ms),
+            };
             let mut targets = Targets::new();
             self.route(&topology, source, &routable, || kept(&incoming), &mut targets);
             let mut incoming = [incoming];

@@ -16,6 +16,7 @@ use crate::store::{Position, Recovered, Store};
 use super::access::{UserSpec, Users};
 use super::alarm::{Alarm, AlarmState};
 use super::client::Client;
+use super::duplicates::Duplicates;
 use super::outbox::Outbox;
 use super::queue_cell::QueueRef;
 use super::recover;
@@ -66,6 +67,7 @@ pub struct Engine {
     alarm: AlarmState,
     pub(super) timers: Timers,
     pub(super) replies: Replies,
+    pub(super) duplicates: Duplicates,
     stopping: AtomicBool,
 }
 
@@ -90,6 +92,7 @@ impl Engine {
             alarm: AlarmState::default(),
             timers: Timers::default(),
             replies: Replies::default(),
+            duplicates: Duplicates::default(),
             stopping: AtomicBool::new(false),
         });
         // Times to live went on while the broker was down.

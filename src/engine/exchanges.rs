@@ -91,7 +91,7 @@ impl Engine {
             return Err(Fault::new(ReplyCode::AccessRefused, text));
         }
         permit.check(Right::Configure, resource)?;
-        self.change(|topology| {
+        let deleted = self.change(|topology| {
             // Deleting what is not there succeeds, as in RabbitMQ since 3.2.
             let Some(exchange) = topology.exchange(name) else { return Ok(self.as_found(true)) };
             if if_unused && exchange.is_used() {
@@ -101,7 +101,9 @@ impl Engine {
             let Some(removed) = topology.remove_exchange(name) else { return Ok(Position(0)) };
             let delayed = self.empty_delay_queues(&removed);
             Ok(delete_rows(&mut self.store.appender(), &removed, delayed))
-        })
+        })?;
+        self.duplicates.forget_deleted();
+        Ok(deleted)
     }
 }
 

@@ -62,6 +62,14 @@ pub(super) fn with_history(exchange: Exchange<QueueRef>) -> Exchange<QueueRef> {
     exchange.with_keeper(Arc::new(History { messages_max, kept: Mutex::default() }))
 }
 
+/// What a route says besides its targets.
+pub(super) struct Way {
+    /// another message with the same key goes the same way
+    pub is_repeatable: bool,
+    /// an exchange on it has seen the message before
+    pub is_duplicate: bool,
+}
+
 /// What an exchange was given by [`with_history`].
 pub(super) fn history_of(keeper: &Keeper) -> Option<&History> {
     let keeper: &(dyn Any + Send + Sync) = keeper.as_ref();
@@ -69,8 +77,7 @@ pub(super) fn history_of(keeper: &Keeper) -> Option<&History> {
 }
 
 impl Engine {
-    /// Routes a message on a snapshot, and has the exchanges on its way that keep messages keep it. True
-    /// when another message with the same key goes the same way.
+    /// Routes a message on a snapshot, and has the exchanges on its way that keep messages keep it.
     pub(super) fn route(
         &self,
         topology: &Topology<QueueRef>,
@@ -78,21 +85,24 @@ impl Engine {
         routable: &Routable<'_>,
         kept: impl FnOnce() -> Kept,
         targets: &mut Targets,
-    ) -> bool {
+    ) -> Way {
         let routed = topology.route(source, routable, targets);
         if !routed.keepers.is_empty() && !is_not_to_be_kept(routable.properties) {
             let kept = kept();
             let histories = routed.keepers.iter().filter_map(|keeper| history_of(keeper));
             histories.for_each(|history| history.keep(kept.clone()));
             let newer = self.topology.load();
+            // Whoever was asked whether it is a duplicate would now say yes: it has seen the message just now.
+            let again = Routable { is_duplicate: &|_| false, ..*routable };
             if newer.version() != topology.version()
+                && !routed.is_duplicate
                 && let Some(source) = newer.exchange(&source.name)
             {
                 targets.clear();
-                newer.route(source, routable, targets);
+                newer.route(source, &again, targets);
             }
         }
-        routed.is_repeatable
+        Way { is_repeatable: routed.is_repeatable, is_duplicate: routed.is_duplicate }
     }
 
     /// Delivers what a history holds through a new binding, on its way into `topology`. Dead letters that
@@ -128,7 +138,12 @@ impl Engine {
         let mut targets = Targets::new();
         let properties = Properties::decode(message.properties()).unwrap_or_default();
         let keys = message.routing_keys(&properties);
-        let routable = Routable { keys, properties: &properties, draw: self.draw() };
+        let routable = Routable {
+            keys,
+            properties: &properties,
+            draw: self.draw(),
+            is_duplicate: &|rules| self.duplicates.has_seen(rules, &properties, now_ms()),
+        };
         if let Some(exchange) = topology.exchange(exchange) {
             topology.route(exchange, &routable, &mut targets);
         }

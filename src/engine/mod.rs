@@ -12,6 +12,7 @@ mod alarm;
 mod bindings;
 mod client;
 mod delays;
+mod duplicates;
 mod engine_core;
 mod exchanges;
 mod history;

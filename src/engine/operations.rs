@@ -15,7 +15,7 @@ use crate::broker::queue::{ConsumerId, Dead, Death, Entry};
 use crate::broker::routing_keys::Routable;
 use crate::limits::INLINE_BODY_BYTES_MAX;
 use crate::session::port::Share;
-use crate::store::{EntryMeta, Position};
+use crate::store::{Appender, EntryMeta, Position};
 
 use super::engine_core::{Engine, now_ms};
 use super::history::Kept;
@@ -35,6 +35,13 @@ pub(super) struct Effects {
     pub dead: Dead<Stored>,
     /// consumers that got something, to be woken
     pub touched: Vec<ConsumerSink>,
+}
+
+/// What was promised to a body that is stored apart will not come.
+pub(super) fn release_promise(queue: &QueueRef, item: &Incoming, appender: Option<&mut Appender<'_>>) {
+    if let (Some(appender), Some(shared), true) = (appender, &item.shared, queue.keeps(item)) {
+        appender.release(shared);
+    }
 }
 
 impl Engine {
@@ -133,11 +140,7 @@ impl Engine {
                 contents.assign(now_ms, &mut effects.dead, &mut effects.touched);
             }
             if contents.is_deleted() || contents.is_refusing(body_bytes) {
-                // What was promised to a body that is stored apart will not come.
-                if let (Some(appender), Some(shared), true) = (&mut appender, &item.shared, queue.keeps(item))
-                {
-                    appender.release(shared);
-                }
+                release_promise(queue, item, appender.as_mut());
                 item.refused |= !contents.is_deleted();
                 if !contents.is_deleted() && contents.rules().overflow == Overflow::RejectPublishDlx {
                     let entry = Entry::new(contents.next_seq(), item.message.clone(), Stored::No);
@@ -145,7 +148,15 @@ impl Engine {
                 }
                 continue;
             }
+            if contents.is_duplicate(&item.message) {
+                release_promise(queue, item, appender.as_mut());
+                // Its confirm promises the other one, which may still be on its way to the disk.
+                let tail = appender.as_ref().map_or(Position(0), Appender::tail);
+                item.barrier = item.barrier.max(tail);
+                continue;
+            }
             let seq = contents.next_seq();
+            contents.remember(&item.message, seq);
             let expires_ms = queue.deadline_ms(contents, now_ms, item);
             let durable = match &mut appender {
                 Some(appender) if queue.keeps(item) => {
@@ -178,7 +189,10 @@ impl Engine {
         entries: &mut Vec<Entry<Stored>>,
     ) {
         queue.delete_stored(&*entries, &self.store);
-        self.with_queue(queue, |contents, _| contents.settle(consumer, entries.len()));
+        self.with_queue(queue, |contents, _| {
+            contents.settle(consumer, entries.len());
+            contents.forget(&*entries);
+        });
         entries.clear();
     }
 
@@ -190,6 +204,7 @@ impl Engine {
             if contents.is_deleted() {
                 return entries;
             }
+            contents.forget(&entries);
             effects.dead.extend(entries.into_iter().map(|entry| (entry, Death::Rejected)));
             Vec::new()
         });
@@ -276,8 +291,12 @@ impl Engine {
         let message = dead_letter(&entry.message, &demise);
         let properties = Properties::decode(message.properties()).unwrap_or_default();
         let mut targets = Targets::new();
-        let routable =
-            Routable { keys: message.routing_keys(&properties), properties: &properties, draw: self.draw() };
+        let routable = Routable {
+            keys: message.routing_keys(&properties),
+            properties: &properties,
+            draw: self.draw(),
+            is_duplicate: &|rules| self.duplicates.has_seen(rules, &properties, now_ms),
+        };
         let persistent = matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent();
         let priority = entry.priority;
         let kept = || Kept { message: message.clone(), persistent, priority, ttl_ms: None };

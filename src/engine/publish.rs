@@ -14,7 +14,7 @@ use crate::session::port::{Barrier, Outcome, Publish};
 use crate::store::Position;
 
 use super::client::Client;
-use super::engine_core::{DRAW_STEP, Engine};
+use super::engine_core::{DRAW_STEP, Engine, now_ms};
 use super::history::Kept;
 use super::operations::Targets;
 use super::queue_cell::{Incoming, QueueRef};
@@ -28,6 +28,8 @@ pub(super) struct RouteCache {
     exchange: Vec<u8>,
     routing_key: Vec<u8>,
     pub(super) targets: Targets,
+    /// an exchange had seen the message, or is to be asked later, and took it no further; such a route is never cached
+    pub(super) is_duplicate: bool,
     /// what choices by chance are drawn from; one sequence for each connection, so that none waits for another
     draws: u64,
 }
@@ -66,7 +68,12 @@ impl Client {
                     closed.push(publish.channel);
                     outcomes.push(Outcome::Fault(fault));
                 }
-                Ok(_) if self.routes.targets.is_empty() => outcomes.push(self.unrouted(&publish)),
+                Ok(_) if self.routes.targets.is_empty() => {
+                    if self.routes.is_duplicate {
+                        highest = highest.max(self.engine.store.appender().tail());
+                    }
+                    outcomes.push(self.unrouted(&publish));
+                }
                 Ok(_) => {
                     if publish.message.has_copies() {
                         self.engine.replies.send(&publish.message);
@@ -90,6 +97,10 @@ impl Client {
         let is_taken = self.engine.replies.send(&publish.message);
         match publish.mandatory && !is_taken {
             true => Outcome::Unroutable,
+            // A duplicate's confirm promises the other one, which may still be on its way to the disk.
+            false if self.routes.is_duplicate => {
+                Outcome::Routed(Barrier(self.engine.store.appender().tail().0))
+            }
             false => Outcome::Routed(Barrier(0)),
         }
     }
@@ -132,6 +143,15 @@ fn kept(publish: &Publish) -> Kept {
     }
 }
 
+/// When exchanges that drop duplicates are asked whether a message is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// as the message comes to them
+    Now,
+    /// later: until then each stops the message, and the route tells that it did
+    AtCommit,
+}
+
 /// How a route was found; the targets are in the cache.
 pub(super) enum Found {
     /// the same as the message before
@@ -148,6 +168,7 @@ impl RouteCache {
             exchange: Vec::new(),
             routing_key: Vec::new(),
             targets: Targets::new(),
+            is_duplicate: false,
             draws: seed,
         }
     }
@@ -164,6 +185,17 @@ impl RouteCache {
         publish: &Publish,
         permit: &mut Permit,
     ) -> Result<Found, Fault> {
+        self.find_asking(Ask::Now, engine, topology, publish, permit)
+    }
+
+    pub(super) fn find_asking(
+        &mut self,
+        ask: Ask,
+        engine: &Engine,
+        topology: &Topology<QueueRef>,
+        publish: &Publish,
+        permit: &mut Permit,
+    ) -> Result<Found, Fault> {
         let message = &publish.message;
         let (exchange, routing_key) = (message.exchange(), message.routing_key());
         let is_current = self.version == Some(topology.version());
@@ -174,6 +206,7 @@ impl RouteCache {
         self.version = None;
         permit.check_publish(exchange, &engine.vhost)?;
         let source = published_to(topology, exchange, &engine.vhost)?;
+        let duplicates = &engine.duplicates;
         self.targets.clear();
         let properties = Properties::decode(message.properties()).unwrap_or_default();
         self.draws = self.draws.wrapping_add(DRAW_STEP);
@@ -181,10 +214,15 @@ impl RouteCache {
             keys: message.routing_keys(&properties),
             properties: &properties,
             draw: mix(self.draws),
+            is_duplicate: &|rules| match ask {
+                Ask::Now => duplicates.has_seen(rules, &properties, now_ms()),
+                Ask::AtCommit => true,
+            },
         };
-        let is_repeatable = engine.route(topology, source, &routable, || kept(publish), &mut self.targets);
+        let way = engine.route(topology, source, &routable, || kept(publish), &mut self.targets);
+        self.is_duplicate = way.is_duplicate;
         // A route that depends on more than the key says nothing about the next message's.
-        if is_repeatable && !has_copies {
+        if way.is_repeatable && !has_copies {
             self.exchange.clear();
             self.exchange.extend_from_slice(exchange);
             self.routing_key.clear();

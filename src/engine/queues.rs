@@ -28,6 +28,11 @@ impl QueueCell {
         self.arguments.queue_type
     }
 
+    /// Whether it takes no message that is like one in it (`x-message-deduplication`).
+    pub(super) fn drops_duplicates(&self) -> bool {
+        self.arguments.deduplication_header.is_some()
+    }
+
     /// When it is to go because nobody uses it (`x-expires`); `None` while it has consumers.
     pub(super) fn expires_at_ms(&self) -> Option<u64> {
         let after_ms = self.arguments.expires_ms?;

@@ -9,7 +9,8 @@ use crate::store::{EntryMeta, Position};
 
 use super::client::Client;
 use super::engine_core::now_ms;
-use super::operations::Targets;
+use super::operations::{Targets, release_promise};
+use super::publish::Ask;
 use super::queue_cell::{Incoming, QueueRef, Stored};
 
 /// A message's place in one queue, given out before the commit and taken after it.
@@ -31,8 +32,19 @@ impl Client {
     /// Where a publish leads now; a commit does not ask again (as in RabbitMQ).
     pub(super) fn plan_publish(&mut self, publish: Publish) -> Result<Planned<QueueRef>, Fault> {
         let topology = self.engine.topology.load_full();
-        self.routes.find(&self.engine, &topology, &publish, &mut self.permit)?;
-        Ok(Planned { queues: self.routes.targets.clone(), publish })
+        self.routes.find_asking(Ask::AtCommit, &self.engine, &topology, &publish, &mut self.permit)?;
+        let queues = (!self.routes.is_duplicate).then(|| self.routes.targets.clone());
+        Ok(Planned { queues, publish })
+    }
+
+    /// The same for a publish on whose way an exchange drops duplicates: only what is committed counts as
+    /// seen. An exchange that went since takes nothing.
+    fn route_at_commit(&mut self, publish: &Publish) -> Targets {
+        let topology = self.engine.topology.load_full();
+        match self.routes.find(&self.engine, &topology, publish, &mut self.permit) {
+            Ok(_) => self.routes.targets.clone(),
+            Err(_) => Targets::new(),
+        }
     }
 
     /// Places are given out first (each queue's lock in turn), then everything is appended at once (the
@@ -45,7 +57,12 @@ impl Client {
         let mut outcomes = Vec::with_capacity(publishes.len());
         let mut incoming = Vec::with_capacity(publishes.len());
         let mut places = Places::default();
+        // Before anything is published: what is acknowledged and sent again in one transaction is no duplicate.
+        for Settled { queue, entry, .. } in acknowledged.iter().filter(|s| s.queue.drops_duplicates()) {
+            queue.lock().forget([entry]);
+        }
         for Planned { publish, queues } in publishes {
+            let queues = queues.unwrap_or_else(|| self.route_at_commit(&publish));
             let unrouted = queues.is_empty().then(|| self.unrouted(&publish));
             let mut item = super::publish::incoming(publish);
             if !queues.is_empty() && item.message.has_copies() {
@@ -81,11 +98,17 @@ impl Client {
                 Entry { priority: item.priority, expires_ms, ..entry }
             };
             let mut contents = queue.lock();
+            if !contents.is_deleted() && contents.is_duplicate(&item.message) {
+                drop(contents);
+                release_promise(queue, item, Some(&mut self.engine.store.appender()));
+                continue;
+            }
             let place = match contents.is_deleted() {
                 true => None,
                 false => contents.reserve(item.message.body().len()),
             };
             if let Some(seq) = place {
+                contents.remember(&item.message, seq);
                 let expires_ms = queue.deadline_ms(&contents, now_ms, item);
                 drop(contents);
                 places.taken.push(Place { queue: queue.clone(), message, entry: entry(seq, expires_ms) });
@@ -95,9 +118,7 @@ impl Client {
                 places.dead.push((queue.clone(), entry(contents.next_seq(), 0)));
             }
             drop(contents);
-            if let (true, Some(shared)) = (queue.keeps(item), &item.shared) {
-                self.engine.store.appender().release(shared);
-            }
+            release_promise(queue, item, Some(&mut self.engine.store.appender()));
             item.refused = true;
         }
     }

@@ -112,6 +112,7 @@ impl<B: Broker> Session<B> {
         slot.insert(Source {
             channel: number,
             tag: tag.clone(),
+            settles_in_order: self.broker.settles_in_order(&queue),
             queue,
             consumer: Some(consumer),
             no_ack: flags.no_ack,
@@ -160,6 +161,7 @@ impl<B: Broker> Session<B> {
             self.sources.insert(Source {
                 channel: number,
                 tag: Vec::new(),
+                settles_in_order: self.broker.settles_in_order(&queue),
                 queue,
                 consumer: None,
                 no_ack: false,

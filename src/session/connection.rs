@@ -53,6 +53,8 @@ pub(super) struct Source<Q> {
     pub timeout: Option<Timeout>,
     /// deliveries that wait for their acknowledgement; the slot stays while there are any
     pub outstanding: usize,
+    /// acknowledgements are not gathered: publishes behind them depend on them
+    pub settles_in_order: bool,
     /// the consumer is gone
     pub cancelled: bool,
 }

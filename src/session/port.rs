@@ -78,8 +78,8 @@ pub struct Publish {
 pub struct Planned<Q> {
     /// the publish
     pub publish: Publish,
-    /// where its commit takes it, whatever the bindings are by then
-    pub queues: SmallVec<[Q; 4]>,
+    /// where its commit takes it, whatever the bindings are by then; `None` is looked up at the commit
+    pub queues: Option<SmallVec<[Q; 4]>>,
 }
 
 /// What became of one [`Publish`].
@@ -306,6 +306,9 @@ pub trait Broker {
     fn requeue(&mut self, queue: &Self::Queue, shares: &[Share], entries: Vec<Entry<Self::Durable>>);
     /// Whether a delivery that comes back counts, and the next one tells so (`x-delivery-count`).
     fn counts_deliveries(&self, queue: &Self::Queue) -> bool;
+    /// Whether what is acknowledged decides on what is published next: a connection's acknowledgements and
+    /// publishes keep their order then, instead of going in batches.
+    fn settles_in_order(&self, queue: &Self::Queue) -> bool;
     /// The consumer may have room again.
     fn resume(&mut self, queue: &Self::Queue, consumer: ConsumerId);
     /// A fresh name with that prefix, unguessable: base64url of 16 random bytes, as RabbitMQ's.

@@ -128,8 +128,11 @@ impl<B: Broker> Session<B> {
         let key = unacked.source;
         self.credit_back(key);
         self.settle_later(key, unacked.entry);
-        if let Some(source) = self.sources.get_mut(key as usize) {
-            source.outstanding = source.outstanding.saturating_sub(1);
+        let Some(source) = self.sources.get_mut(key as usize) else { return };
+        source.outstanding = source.outstanding.saturating_sub(1);
+        if source.settles_in_order {
+            self.flush_publishes();
+            self.flush_settled();
         }
     }
 

@@ -346,6 +346,7 @@ fn rules() -> impl Strategy<Value = Rules> {
                 priority_max,
                 single_active,
                 delivery_limit,
+                deduplication_header: None,
             },
         )
 }

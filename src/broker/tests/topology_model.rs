@@ -345,7 +345,7 @@ impl Pair {
                 });
                 let keys = RoutingKeys::new(key.as_bytes(), copies.as_array(), Default::default());
                 let mut out: SmallVec<[u32; 4]> = SmallVec::new();
-                let message = Routable { keys, properties: &properties, draw: 0 };
+                let message = Routable { keys, properties: &properties, draw: 0, is_duplicate: &|_| false };
                 self.topology.route(exchange, &message, &mut out);
                 let found: BTreeSet<u32> = out.iter().copied().collect();
                 assert_eq!(found.len(), out.len(), "each queue once");

@@ -64,7 +64,12 @@ fn a_message_routed_before_a_binding_and_kept_after_it_reaches_it() {
         priority: 0,
         ttl_ms: None,
     };
-    let routable = Routable { keys: RoutingKeys::one(b""), properties: &Properties::default(), draw: 0 };
+    let routable = Routable {
+        keys: RoutingKeys::one(b""),
+        properties: &Properties::default(),
+        draw: 0,
+        is_duplicate: &|_| false,
+    };
     let mut targets = Targets::new();
     house.engine.route(&before, before.exchange(b"h").unwrap(), &routable, kept, &mut targets);
     assert!(targets.as_slice() == [house.queue("q").unwrap()]);

@@ -278,7 +278,7 @@ impl Broker for Desk {
 
     fn plan(&mut self, publish: Publish) -> Result<Planned<Vec<u8>>, Fault> {
         self.check_exchange(publish.message.exchange())?;
-        Ok(Planned { publish, queues: Default::default() })
+        Ok(Planned { publish, queues: Some(Default::default()) })
     }
 
     fn commit(
@@ -307,6 +307,10 @@ impl Broker for Desk {
 
     fn counts_deliveries(&self, name: &Vec<u8>) -> bool {
         self.0.borrow().queues.get(name).is_some_and(|queue| queue.rules().queue_type.counts_deliveries())
+    }
+
+    fn settles_in_order(&self, name: &Vec<u8>) -> bool {
+        self.0.borrow().queues.get(name).is_some_and(|queue| queue.rules().deduplication_header.is_some())
     }
 
     fn resume(&mut self, name: &Vec<u8>, consumer: ConsumerId) {
