@@ -19,6 +19,7 @@ pub mod id;
 pub mod message;
 pub mod name;
 pub mod queue;
+mod queue_rules;
 pub mod queue_type;
 mod ready;
 mod round;

@@ -7,15 +7,15 @@
 //! its old place. Order of calls after anything became ready: [`Queue::assign`], [`Queue::expire`],
 //! [`Queue::trim`], as RabbitMQ delivers before it drops.
 
-use super::arguments::{Overflow, QueueArguments};
+use super::arguments::Overflow;
 use super::dedup::Present;
 use super::delay::Delayed;
 use super::id::Seq;
 use super::message::Message;
-use super::name::Name;
-use super::queue_type::QueueType;
-use super::ready::{Priorities, Ready};
-use super::round::{Round, SingleActive};
+use super::ready::Ready;
+use super::round::Round;
+
+pub use super::queue_rules::Rules;
 
 /// One message's place in one queue. `D` is what the engine remembers of it in the store.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub struct Entry<D> {
     pub seq: Seq,
     /// whether it may have been delivered before
     pub redelivered: bool,
-    /// how many times it came back, in queues that count it ([`QueueType::counts_deliveries`])
+    /// how many times it came back, in queues that count it ([`counts_deliveries`](super::queue_type::QueueType::counts_deliveries))
     pub delivery_count: u32,
     /// the property `priority`, 0 when absent
     pub priority: u8,
@@ -109,83 +109,6 @@ impl Death {
 
 /// Entries that are to be dead-lettered, or dropped where nobody takes them.
 pub type Dead<D> = Vec<(Entry<D>, Death)>;
-
-/// What a queue does by itself, from its arguments.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// `x-queue-type`
-    pub queue_type: QueueType,
-    /// `x-message-ttl`
-    pub message_ttl_ms: Option<u64>,
-    /// `x-max-length`: ready entries
-    pub max_length: Option<u64>,
-    /// `x-max-length-bytes`: bytes of ready bodies
-    pub max_length_bytes: Option<u64>,
-    /// `x-overflow`
-    pub overflow: Overflow,
-    /// `x-max-priority`
-    pub priority_max: u8,
-    /// `x-single-active-consumer`
-    pub single_active: bool,
-    /// how often an entry may come back
-    pub delivery_limit: Option<u32>,
-    /// the header by which a message is a duplicate of one that is in the queue
-    pub deduplication_header: Option<Name>,
-}
-
-/// RabbitMQ 4's limit for quorum queues that name none.
-const QUORUM_DELIVERY_LIMIT: i64 = 20;
-
-impl Rules {
-    /// What the arguments of queue.declare mean.
-    pub fn of(arguments: &QueueArguments) -> Rules {
-        let limit = match (arguments.queue_type, arguments.delivery_limit) {
-            (QueueType::Quorum, limit) => u32::try_from(limit.unwrap_or(QUORUM_DELIVERY_LIMIT)).ok(),
-            (QueueType::Classic | QueueType::Stream, _) => None,
-        };
-        let overflow = match (arguments.queue_type, arguments.overflow) {
-            // RabbitMQ takes this for a quorum queue, and does this with it.
-            (QueueType::Quorum, Overflow::RejectPublishDlx) => Overflow::DropHead,
-            (_, overflow) => overflow,
-        };
-        Rules {
-            queue_type: arguments.queue_type,
-            message_ttl_ms: arguments.message_ttl_ms,
-            max_length: arguments.max_length,
-            max_length_bytes: arguments.max_length_bytes,
-            overflow,
-            priority_max: arguments.max_priority.unwrap_or(0),
-            single_active: arguments.single_active_consumer,
-            delivery_limit: limit,
-            deduplication_header: arguments.deduplication_header.clone(),
-        }
-    }
-
-    fn priorities(&self) -> Priorities {
-        match self.queue_type {
-            QueueType::Quorum => Priorities::TwoToOne,
-            QueueType::Classic | QueueType::Stream => Priorities::Strict(self.priority_max),
-        }
-    }
-
-    fn single_active(&self) -> SingleActive {
-        match (self.single_active, self.queue_type) {
-            (false, _) => SingleActive::No,
-            (true, QueueType::Quorum) => SingleActive::Yields,
-            (true, QueueType::Classic | QueueType::Stream) => SingleActive::Stays,
-        }
-    }
-
-    /// When a message that comes now expires: the sooner of the queue's and its own time to live;
-    /// 0 is never.
-    pub fn expires_ms(&self, now_ms: u64, own_ttl_ms: Option<u64>) -> u64 {
-        match (self.message_ttl_ms, own_ttl_ms) {
-            (None, None) => 0,
-            (Some(a), Some(b)) => now_ms.saturating_add(a.min(b)).max(1),
-            (Some(ttl), None) | (None, Some(ttl)) => now_ms.saturating_add(ttl).max(1),
-        }
-    }
-}
 
 /// Counts that queue.declare-ok, management and metrics show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
