@@ -35,7 +35,7 @@
 //! * A persistent record is in the committer's inbox before any consumer can see its message, so a
 //!   delete can never precede its put.
 //! * Nothing is awaited, sealed or written under a lock. Lock order: topology, one queue, then a leaf
-//!   (an outbox or the committer's inbox).
+//!   (an outbox, the line of what a queue gave up, or the committer's inbox).
 //! * A confirm, a declare-ok for something durable, and a tx commit-ok leave only after the watermark
 //!   has passed the record that they promise.
 //! * Transient messages and non-durable queues never enter the inbox, so they never touch the disk.

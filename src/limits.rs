@@ -125,3 +125,10 @@ pub const DEDUPLICATION_KEYS_DEFAULT: usize = 128;
 
 /// Values that such an exchange may remember at most; each takes about 100 bytes of memory.
 pub const DEDUPLICATION_KEYS_MAX: usize = 1_000_000;
+
+/// Entries of one queue that wait to be dead-lettered before whoever adds more of them waits as well: dead
+/// letters of one queue are made one by one, and the memory for those that wait is bounded.
+pub const DEAD_WAITING_MAX: usize = 8192;
+
+/// Entries of one queue that one caller dead-letters before it leaves what others add to the clock's task.
+pub const DEAD_BURIED_MAX: usize = 16 * 1024;

@@ -11,10 +11,10 @@ use crate::broker::topology::{BindingRequest, Bound, Topology, Unbound};
 use crate::session::port::{BindingSpec, DestinationKind};
 use crate::store::{Position, RowKind};
 
+use super::burial::Pending;
 use super::client::Client;
 use super::exchanges::delete_rows;
 use super::history::history_of;
-use super::operations::Pending;
 use super::queue_cell::QueueRef;
 use super::rows::BindingRow;
 

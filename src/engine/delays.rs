@@ -16,9 +16,10 @@ use crate::broker::topology::Removed;
 use crate::limits::{DELAYED_RELEASE_BYTES_MAX, DELAYED_RELEASE_MAX, DELAYED_RETRY_MS};
 use crate::store::{Position, RecoveredQueue};
 
+use super::burial::Pending;
 use super::engine_core::{Engine, now_ms};
 use super::history::Kept;
-use super::operations::{Pending, Targets};
+use super::operations::Targets;
 use super::queue_cell::{Contents, Incoming, QueueCell, QueueRef, Stored, StoredEntry};
 
 /// Gives a delayed exchange its queue, with what the store had of it. A durable exchange's queue bears the

@@ -20,8 +20,9 @@ use crate::broker::routing_keys::Routable;
 use crate::broker::topology::Topology;
 use crate::store::Position;
 
+use super::burial::Pending;
 use super::engine_core::{Engine, now_ms};
-use super::operations::{Pending, Targets};
+use super::operations::Targets;
 use super::queue_cell::{Incoming, QueueRef};
 
 /// A message, and what its properties say that a queue asks for.

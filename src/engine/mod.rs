@@ -1,7 +1,7 @@
 //! The only shared state: joins the broker's rules to the store and to the connections.
 //!
 //! Lock order: one exchange's history, the topology's write lock, then one queue, then a leaf (an outbox,
-//! or the committer's inbox). Never two queues at once; nothing is awaited, sealed or written under any of
+//! the line of what a queue gave up, or the committer's inbox). Never two queues at once; nothing is awaited, sealed or written under any of
 //! them. Routing reads a snapshot and takes no lock at all, unless an exchange keeps a history.
 //!
 //! * [`Engine`] owns what there is once; [`Client`] is the broker as one connection sees it.
@@ -10,6 +10,7 @@
 mod access;
 mod alarm;
 mod bindings;
+mod burial;
 mod client;
 mod delays;
 mod duplicates;

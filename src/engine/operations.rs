@@ -2,31 +2,24 @@
 //! does not fit, dead-lettering. The store's inbox is told before an entry becomes visible; wake-ups and
 //! dead letters come after the unlock, so that two queues are never locked at once.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::amqp::properties::Properties;
 use crate::broker::arguments::Overflow;
-use crate::broker::dead_letter::{Demise, dead_letter, is_circle};
 use crate::broker::delay::delay_of;
 use crate::broker::queue::{ConsumerId, Dead, Death, Entry};
-use crate::broker::routing_keys::Routable;
 use crate::limits::INLINE_BODY_BYTES_MAX;
 use crate::session::port::Share;
 use crate::store::{Appender, EntryMeta, Position};
 
+use super::burial::Pending;
 use super::engine_core::{Engine, now_ms};
-use super::history::Kept;
 use super::outbox::ConsumerSink;
 use super::queue_cell::{Contents, Incoming, QueueRef, Stored, wake};
 
 /// Where one message goes.
 pub(super) type Targets = SmallVec<[QueueRef; 4]>;
-
-/// Queues and what they have given up, still to be dead-lettered.
-pub(super) type Pending = VecDeque<(QueueRef, Dead<Stored>)>;
 
 /// What an operation under a queue's lock leaves to be done after the unlock.
 #[derive(Default)]
@@ -51,8 +44,10 @@ impl Engine {
         queue: &QueueRef,
         operation: impl FnOnce(&mut Contents, &mut Effects) -> T,
     ) -> T {
-        let (done, dead) = self.operate(queue, now_ms(), operation);
-        self.bury(queue, dead);
+        let (done, has_dead) = self.operate(queue, now_ms(), operation);
+        if has_dead {
+            self.bury(queue);
+        }
         done
     }
 
@@ -62,7 +57,7 @@ impl Engine {
         queue: &QueueRef,
         now_ms: u64,
         operation: impl FnOnce(&mut Contents, &mut Effects) -> T,
-    ) -> (T, Dead<Stored>) {
+    ) -> (T, bool) {
         let mut effects = Effects::default();
         let mut contents = queue.lock();
         let done = operation(&mut contents, &mut effects);
@@ -70,12 +65,16 @@ impl Engine {
         contents.expire(now_ms, &mut effects.dead);
         contents.trim(&mut effects.dead);
         let next_deadline_ms = contents.next_deadline_ms();
+        let has_dead = !effects.dead.is_empty();
+        if has_dead {
+            queue.graves.add(effects.dead);
+        }
         drop(contents);
         wake(&effects.touched);
         if let Some(at_ms) = next_deadline_ms {
             self.timers.arm(queue, at_ms);
         }
-        (done, effects.dead)
+        (done, has_dead)
     }
 
     /// Adds messages to each target, in order. Raises each one's barrier to the last of its records.
@@ -100,9 +99,9 @@ impl Engine {
             let add = |contents: &mut Contents, effects: &mut Effects| {
                 self.add(queue, contents, effects, incoming, now_ms);
             };
-            let ((), dead) = self.operate(queue, now_ms, add);
-            if !dead.is_empty() {
-                pending.push_back((queue.clone(), dead));
+            let ((), has_dead) = self.operate(queue, now_ms, add);
+            if has_dead {
+                pending.push_back(queue.clone());
             }
         }
     }
@@ -243,92 +242,13 @@ impl Engine {
         queue.delete_stored(&orphans, &self.store);
     }
 
-    /// Dead-letters what a queue has given up, and all that follows from that.
-    pub(super) fn bury(&self, queue: &QueueRef, dead: Dead<Stored>) {
-        if !dead.is_empty() {
-            self.bury_all(Pending::from([(queue.clone(), dead)]));
-        }
-    }
-
-    /// A list of what is left to do instead of recursion: clients choose how long a chain of dead
-    /// letter exchanges is.
-    pub(super) fn bury_all(&self, mut pending: Pending) {
-        while let Some((queue, mut dead)) = pending.pop_front() {
-            if let Some(exchange) = queue.arguments.dead_letter_exchange.clone() {
-                for (entry, death) in &mut dead {
-                    let is_stored = self.dead_letter(&queue, &exchange, entry, *death, &mut pending);
-                    // Its publisher is told at its own place, and its letter may be a batch behind that.
-                    if is_stored {
-                        entry.durable.keep_put();
-                    }
-                }
-            }
-            // Only now: a crash in between leaves a message twice, never not at all.
-            queue.delete_stored(dead.iter().map(|(entry, _)| entry), &self.store);
-        }
-    }
-
-    /// Whether a queue that took it keeps it in the store.
-    fn dead_letter(
-        &self,
-        queue: &QueueRef,
-        exchange: &[u8],
-        entry: &Entry<Stored>,
-        death: Death,
-        pending: &mut Pending,
-    ) -> bool {
-        let topology = self.topology.load();
-        // An exchange that is not there (any more) takes nothing: the message is dropped, as in RabbitMQ.
-        let Some(source) = topology.exchange(exchange) else { return false };
-        let now_ms = now_ms();
-        let demise = Demise {
-            queue: &queue.name,
-            death,
-            at_seconds: now_ms / 1000,
-            exchange,
-            routing_key: queue.arguments.dead_letter_routing_key.as_deref(),
-        };
-        let message = dead_letter(&entry.message, &demise);
-        let properties = Properties::decode(message.properties()).unwrap_or_default();
-        let mut targets = Targets::new();
-        let routable = Routable {
-            keys: message.routing_keys(&properties),
-            properties: &properties,
-            draw: self.draw(),
-            is_duplicate: &|rules| self.duplicates.has_seen(rules, &properties, now_ms),
-        };
-        let persistent = matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent();
-        let priority = entry.priority;
-        let kept = || Kept { message: message.clone(), persistent, priority, ttl_ms: None };
-        self.route(&topology, source, &routable, kept, &mut targets);
-        targets.retain(|target| {
-            let circle = is_circle(&message, &target.name);
-            if circle {
-                tracing::warn!(queue = target.id.0, "a dead letter that went in a circle is dropped");
-            }
-            !circle
-        });
-        let incoming = Incoming {
-            persistent,
-            priority,
-            ttl_ms: None,
-            delay_ms: 0,
-            shared: None,
-            barrier: Position(0),
-            refused: false,
-            message,
-        };
-        let mut incoming = [incoming];
-        self.enqueue_into(&targets, &mut incoming, now_ms, pending);
-        incoming.iter().any(|item| item.barrier > Position(0))
-    }
-
     /// The clock has come to this queue: heads expire, and the queue itself if nobody uses it.
     pub(super) fn run_due(self: &Arc<Self>, queue: &QueueRef) {
         if let Some(exchange) = &queue.delays_for {
             return self.release_due(queue, exchange);
         }
         self.with_queue(queue, |_, _| ());
+        self.bury(queue);
         if let Some(at_ms) = queue.expires_at_ms() {
             match at_ms <= now_ms() {
                 true => self.delete_unused(queue),

@@ -16,6 +16,7 @@ use crate::broker::queue_type::QueueType;
 use crate::limits::PURGE_KEYS_MAX;
 use crate::store::{Position, SharedBody, Store};
 
+use super::burial::Graves;
 use super::engine_core::now_ms;
 use super::outbox::ConsumerSink;
 
@@ -75,6 +76,8 @@ pub struct QueueCell {
     pub(super) used_ms: AtomicU64,
     /// when the engine's clock looks at it next; 0 is not armed, `u64::MAX` is gone for good
     pub(super) due_ms: AtomicU64,
+    /// what it has given up, until somebody has dead-lettered it
+    pub(super) graves: Graves,
     contents: Mutex<Contents>,
 }
 
@@ -148,6 +151,7 @@ impl QueueCell {
             delays_for: None,
             used_ms: AtomicU64::new(now_ms()),
             due_ms: AtomicU64::new(0),
+            graves: Graves::default(),
             contents: Mutex::new(contents),
         }
     }

@@ -82,7 +82,7 @@ impl Client {
             self.engine.take_place(&queue, entry);
         }
         for (queue, entry) in places.dead {
-            self.engine.bury(&queue, vec![(entry, Death::MaxLen)]);
+            self.engine.with_queue(&queue, |_, effects| effects.dead.push((entry, Death::MaxLen)));
         }
         for Settled { queue, consumer, .. } in &acknowledged {
             self.engine.with_queue(queue, |contents, _| contents.settle(*consumer, 1));

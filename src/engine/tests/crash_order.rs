@@ -2,6 +2,7 @@
 //! or in one, and never in neither.
 
 use super::*;
+use crate::limits::DEAD_BURIED_MAX;
 
 fn with(entries: &[(&str, Value<'_>)]) -> TableWriter {
     entries.iter().fold(TableWriter::new(), |table, (name, value)| table.entry(name, *value))
@@ -131,4 +132,55 @@ fn a_queue_that_goes_before_the_commit_leaves_nothing_behind() {
     let touched = house.store.appender().tail();
     a.wait_for(a.client.barrier(touched));
     a.wait_until("the backlog", |_| house.store.backlog_bytes() == 0);
+}
+
+/// The clock and a publisher made one queue give up its heads at the same time, each took its own to the
+/// dead letter exchange, and whoever was faster came first.
+#[test]
+fn dead_letters_keep_their_order_whoever_makes_them() {
+    const COUNT: usize = 5000;
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    let arguments = with(&[
+        ("x-message-ttl", Value::I32(1)),
+        ("x-dead-letter-exchange", Value::LongStr(b"")),
+        ("x-dead-letter-routing-key", Value::LongStr(b"dead")),
+    ]);
+    a.declare("dead", TRANSIENT);
+    a.declare("short", QueueSpec { arguments: arguments.as_table(), ..TRANSIENT });
+    let (short, dead) = (house.queue("short").unwrap(), house.queue("dead").unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while dead.counts().ready < COUNT {
+                    house.engine.run_due(&short);
+                }
+            });
+        }
+        for number in 0..COUNT {
+            a.put("short", &number.to_string(), false);
+        }
+    });
+    let expected: Vec<String> = (0..COUNT).map(|number| number.to_string()).collect();
+    assert!(a.take_all("dead") == expected, "in the order in which they were published");
+}
+
+#[test]
+fn all_that_one_call_gives_up_is_dead_lettered_when_it_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    let arguments = with(&[
+        ("x-dead-letter-exchange", Value::LongStr(b"")),
+        ("x-dead-letter-routing-key", Value::LongStr(b"dead")),
+    ]);
+    a.declare("dead", TRANSIENT);
+    a.declare("work", QueueSpec { arguments: arguments.as_table(), ..TRANSIENT });
+    let count = 2 * DEAD_BURIED_MAX;
+    a.publish((0..count).map(|_| publish("", "work", b"x", false)).collect());
+    let taken: Vec<_> = (0..count).map(|_| a.get("work").unwrap()).collect();
+    let (queue, _) = taken[0].clone();
+    a.client.reject(&queue, None, taken.into_iter().map(|(_, entry)| entry).collect());
+    assert_eq!(house.queue("dead").unwrap().counts().ready, count);
 }
