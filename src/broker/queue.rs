@@ -24,7 +24,7 @@ pub struct Entry<D> {
     pub seq: Seq,
     /// whether it may have been delivered before
     pub redelivered: bool,
-    /// how many times it came back, in queues that count it ([`counts_deliveries`](super::queue_type::QueueType::counts_deliveries))
+    /// how many times it came back, where the queue's type counts it
     pub delivery_count: u32,
     /// the property `priority`, 0 when absent
     pub priority: u8,
