@@ -76,7 +76,8 @@ impl Client {
         }
         self.permit.check(Right::Configure, resource)?;
         let properties = QueueProperties {
-            durable: spec.durable,
+            // An exclusive queue cannot outlive its connection: RabbitMQ takes the flag for unset.
+            durable: spec.durable && !spec.exclusive,
             auto_delete: spec.auto_delete,
             arguments: spec.arguments.raw().into(),
         };
