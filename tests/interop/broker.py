@@ -1,6 +1,5 @@
 """The broker as a client sees it: its address, its user, its CA."""
 
-import os
 import ssl
 from urllib.parse import unquote, urlsplit
 
@@ -17,11 +16,6 @@ class Broker:
     def context(self, ca=None):
         """Verifies the certificate and the host name."""
         return ssl.create_default_context(cafile=ca or self.ca)
-
-    @property
-    def environment(self):
-        """For programs that are not written in Python."""
-        return os.environ | {"AMQP_URL": self.url, "AMQP_CA": self.ca}
 
 
 class Restartable(Broker):

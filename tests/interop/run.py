@@ -40,17 +40,12 @@ def other(name, make):
 # The longest first: library, what makes its interpreter and its variables.
 LIBRARIES = {
     "celery": python("celery"),
-    "kombu": python("celery"),
-    "lapin": other("INTEROP_RUST", environments.rust),
-    "amqprs": other("INTEROP_RUST", environments.rust),
-    "dramatiq": python("dramatiq"),
+    "celery_global_qos": python("celery-5.5"),
     "amqplib": other("NODE_PATH", environments.node),
     "amqp_connection_manager": other("NODE_PATH", environments.node),
     "aio_pika": python("aio-pika"),
     "amqpstorm": python("amqpstorm"),
     "pika": python("pika"),
-    "amqp091_go": other("INTEROP_GO", environments.go),
-    "amqp_tools": other("INTEROP_TOOLS", environments.amqp_tools),
 }
 
 printing = threading.Lock()
