@@ -41,11 +41,17 @@ def other(name, make):
 LIBRARIES = {
     "celery": python("celery"),
     "celery_global_qos": python("celery-5.5"),
+    "dramatiq": python("dramatiq"),
+    "lapin": other("INTEROP_RUST", environments.rust),
+    "amqprs": other("INTEROP_RUST", environments.rust),
     "amqplib": other("NODE_PATH", environments.node),
     "amqp_connection_manager": other("NODE_PATH", environments.node),
+    "kombu": python("celery"),
     "aio_pika": python("aio-pika"),
     "amqpstorm": python("amqpstorm"),
     "pika": python("pika"),
+    "amqp091_go": other("INTEROP_GO", environments.go),
+    "amqp_tools": other("INTEROP_TOOLS", environments.amqp_tools),
 }
 
 printing = threading.Lock()
