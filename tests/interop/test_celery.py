@@ -11,6 +11,7 @@ from celery import group
 from celery.exceptions import TaskRevokedError
 from celery_site import SECONDS_MAX, Site, numbers, site  # noqa: F401 (a fixture)
 from kombu.exceptions import OperationalError
+from kombu.transport.native_delayed_delivery import CELERY_DELAYED_DELIVERY_EXCHANGE, MAX_LEVEL, level_name
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_a_worker_goes_on_after_a_restart_of_the_broker(site, restartable, tmp_p
     assert sorted(second) == list(range(50, 100))
 
 
-def test_quorum_queues_with_celerys_own_delayed_delivery(site, tmp_path, eventually):
+def test_quorum_queues_with_celerys_own_delayed_delivery(site):
     """Delays go through 28 levels of exchanges and queues with a time to live; a retry goes through them again."""
     one = site(task_default_queue_type="quorum", task_default_exchange_type="topic", worker_prefetch_multiplier=2)
     one.worker("-c", "2")
@@ -173,3 +174,9 @@ def test_quorum_queues_with_celerys_own_delayed_delivery(site, tmp_path, eventua
     retried = [one.send("flaky", failures, 1) for failures in (1, 2, 3)]
     assert [result.get(timeout=SECONDS_MAX) for result in retried] == [1, 2, 3]
     assert one.ready() == 0
+    one.workers[0].stop()
+    with one.app.connection_for_write() as connection:
+        connection.default_channel.exchange_delete(CELERY_DELAYED_DELIVERY_EXCHANGE)
+        for level in range(MAX_LEVEL + 1):
+            connection.default_channel.queue_delete(level_name(level))
+            connection.default_channel.exchange_delete(level_name(level))

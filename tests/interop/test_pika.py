@@ -1,6 +1,8 @@
 """pika: what applications do with its blocking and its event-driven connection, in numbers that are counted."""
 
 import ssl
+import threading
+import time
 
 import pika
 import pytest
@@ -139,6 +141,45 @@ def test_each_rejected_message_comes_back_once_and_each_refused_one_goes_to_the_
     deaths = [properties.headers["x-death"][0] for _, properties, _ in letters]
     assert {(death["queue"], death["reason"], death["count"]) for death in deaths} == {(queue, "rejected", 1)}
     assert channel.basic_get(dead)[0] is None
+
+
+def test_direct_replies_reach_the_caller_in_order(broker, client, queue):
+    """RPC over amq.rabbitmq.reply-to, as RabbitMQ's documentation shows it: no queue for the replies."""
+    served, ready = [], threading.Event()
+
+    def serve():
+        with pika.BlockingConnection(parameters(broker)) as connection:
+            channel = connection.channel()
+            channel.basic_qos(prefetch_count=10)
+            ready.set()
+            for method, properties, body in channel.consume(queue):
+                assert properties.reply_to.startswith("amq.rabbitmq.reply-to.")
+                reply = pika.BasicProperties(correlation_id=properties.correlation_id)
+                channel.basic_publish("", properties.reply_to, body[::-1], reply)
+                channel.basic_ack(method.delivery_tag)
+                served.append(body)
+                if len(served) == 500:
+                    break
+            channel.cancel()
+
+    server = threading.Thread(target=serve, daemon=True)
+    server.start()
+    assert ready.wait(30)
+    connection = client()
+    channel, replies = connection.channel(), []
+
+    def on_reply(_channel, _method, properties, body):
+        replies.append((properties.correlation_id, body))
+
+    channel.basic_consume("amq.rabbitmq.reply-to", on_reply, auto_ack=True)
+    for number in range(500):
+        properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to", correlation_id=str(number))
+        channel.basic_publish("", queue, f"call {number}", properties)
+    deadline = time.monotonic() + 60
+    while len(replies) < 500 and time.monotonic() < deadline:
+        connection.process_data_events(time_limit=1)
+    server.join(30)
+    assert replies == [(str(number), f"call {number}".encode()[::-1]) for number in range(500)]
 
 
 class Publisher:
