@@ -54,38 +54,38 @@ pub const REPLIES_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Encoded bytes waiting for one socket before no further delivery is taken from the outbox.
 pub const OUTPUT_BYTES_HIGH: usize = 256 * 1024;
 
-/// Bytes waiting for the committer before publishing connections stop reading (permits, design.md section 3).
+/// Bytes waiting for the committer before publishing connections stop reading (permits).
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Messages in one write batch: past this the commit's latency grows and its rate does not (store.md section 5.1).
+/// Messages in one write batch: past this the commit's latency grows and its rate does not.
 pub const COMMIT_MESSAGES_MAX: usize = 512;
 
-/// Plaintext bytes in one write batch (store.md section 5.3).
+/// Plaintext bytes in one write batch.
 pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 
-/// Longest wait of an acknowledgement-only batch for company, in milliseconds (store.md section 5.3).
+/// Longest wait of an acknowledgement-only batch for company, in milliseconds.
 pub const COMMIT_ACK_LINGER_MS: u64 = 50;
 
-/// Bodies up to this size, routed to one queue, are stored in the entry itself (design.md section 4).
+/// Bodies up to this size, routed to one queue, are stored in the entry itself.
 pub const INLINE_BODY_BYTES_MAX: usize = 4096;
 
 /// Bodies above this size are sealed by the connection's task instead of the committer.
 pub const COMMITTER_SEAL_BYTES_MAX: usize = 64 * 1024;
 
-/// A stored body is split into chunks of this many bytes, each sealed on its own (store.md section 6.5).
+/// A stored body is split into chunks of this many bytes, each sealed on its own.
 pub const BODY_CHUNK_BYTES: usize = 256 * 1024;
 
-/// Keys deleted in one batch while a dropped queue is cleared away (store.md section 5.3, rule 7).
+/// Keys deleted in one batch while a dropped queue is cleared away.
 pub const PURGE_KEYS_MAX: usize = 4096;
 
 /// Changes of any kind that one batch takes, acknowledgements and struck-out puts included; keeps the inbox
 /// lock short.
 pub const COMMIT_SLOTS_MAX: usize = 4 * COMMIT_MESSAGES_MAX;
 
-/// Records sealed under one data key before the next is made (store.md section 6.2).
+/// Records sealed under one data key before the next is made.
 pub const DATA_KEY_RECORDS_MAX: u64 = 1 << 32;
 
-/// Hours for which one data key seals (store.md section 6.2).
+/// Hours for which one data key seals.
 pub const DATA_KEY_HOURS_MAX: u64 = 24;
 
 /// Longest wait of the health probe for a commit of its own, in seconds.

@@ -12,7 +12,7 @@ pub struct Table<'a>(&'a [u8]);
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Array<'a>(&'a [u8]);
 
-/// One value. Tags as RabbitMQ reads them (features.md section 1.1), which differ from the specification's.
+/// One value. Tags as RabbitMQ reads them, which differ from the specification's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value<'a> {
     /// `t`

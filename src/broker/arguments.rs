@@ -1,5 +1,5 @@
 //! Typed arguments of queues and consumers, parsed once and validated with RabbitMQ's reply texts
-//! (features.md section 1.4, checked against RabbitMQ 4.0). Acting on them is the queue's and the
+//! (checked against RabbitMQ 4.0). Acting on them is the queue's and the
 //! engine's business; an argument that nobody knows is stored and ignored.
 
 use super::dedup;

@@ -1,5 +1,5 @@
 //! What a message becomes when it dies: the headers `x-death`, `x-first-death-*`, `x-last-death-*`
-//! exactly as RabbitMQ 4 writes them (features.md section 1.5), and whether it has gone in a circle.
+//! exactly as RabbitMQ 4 writes them, and whether it has gone in a circle.
 
 use crate::amqp::field_table::{Table, TableWriter, Value};
 use crate::amqp::properties::Properties;

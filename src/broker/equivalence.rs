@@ -1,5 +1,5 @@
 //! Whether a second declaration of a queue or an exchange means the same as the first, with RabbitMQ's
-//! reply texts (features.md section 1.6, checked against RabbitMQ 4.0). Whose exclusive queue it is
+//! reply texts (checked against RabbitMQ 4.0). Whose exclusive queue it is
 //! was checked before; a redeclaration's arguments are compared, not validated.
 
 use super::arguments::{integer, queue_type};

@@ -1,6 +1,6 @@
 //! A published message as one allocation that every queue and consumer shares.
 //!
-//! The bytes are exactly what is sealed on disk (store.md section 6.5): routing facts, the property
+//! The bytes are exactly what is sealed on disk: routing facts, the property
 //! block as the publisher sent it, the body. Nothing here interprets the properties.
 //!
 //! ```text

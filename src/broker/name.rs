@@ -39,7 +39,7 @@ pub enum ResourceKind {
     Exchange,
 }
 
-/// A queue or an exchange as reply texts name it: `queue 'q' in vhost '/'` (features.md section 1.6).
+/// A queue or an exchange as reply texts name it: `queue 'q' in vhost '/'`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resource<'a> {
     /// Queue or exchange.

@@ -1,4 +1,4 @@
-//! The types of queues, and which arguments each of them takes (features.md section 1.4; the lists are
+//! The types of queues, and which arguments each of them takes (the lists are
 //! those of RabbitMQ 4.0). What the arguments mean is said in `arguments`.
 
 use std::fmt;

@@ -30,7 +30,7 @@ type Map<K, V> = HashTrieMapSync<K, V, RandomState>;
 /// The bindings that lead to one destination, by their source.
 type Incoming<Q> = SmallMap<(Name, BindingKey), Arc<Binding<Q>>>;
 
-/// The exchanges that every virtual host has (features.md section 1.3); none is stored.
+/// The exchanges that every virtual host has; none is stored.
 const PREDECLARED: [(&str, ExchangeKind); 7] = [
     ("", ExchangeKind::Direct),
     ("amq.direct", ExchangeKind::Direct),
@@ -85,7 +85,7 @@ pub enum BindError {
 }
 
 impl BindError {
-    /// What the client is answered (features.md section 1.6).
+    /// What the client is answered.
     pub fn fault(&self, vhost: &str) -> Fault {
         match self {
             BindError::DefaultExchange => Fault::new(ReplyCode::AccessRefused, self.to_string()),

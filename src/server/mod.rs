@@ -26,7 +26,7 @@ pub use config::Config;
 pub use error::Error;
 pub use healthcheck::healthcheck;
 
-/// Product name told to clients in connection.start (design.md section 5): kombu and others choose behaviour by it.
+/// Product name told to clients in connection.start: kombu and others choose behaviour by it.
 pub const PRODUCT_DEFAULT: &str = "RabbitMQ";
 
 /// Product version told to clients in connection.start, the RabbitMQ release whose wire behaviour is followed.
