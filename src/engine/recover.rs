@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::amqp::field_table::Table;
-use crate::broker::arguments::QueueArguments;
+use crate::broker::arguments::{ArgumentError, QueueArguments};
 use crate::broker::equivalence::QueueProperties;
 use crate::broker::id::{QueueId, RowId, Seq};
 use crate::broker::name::Name;
@@ -44,7 +44,8 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
                 let decoded = QueueRow::decode(&row.plaintext).map_err(|e| unreadable("queue", &row, e))?;
                 let (name, properties) = decoded.into_parts();
                 let found = contents.remove(&QueueId(id.0));
-                let queue = queue(id, name, properties, found, recovered.clean);
+                let queue = queue(id, name, properties, found, recovered.clean)
+                    .map_err(|e| unreadable("queue", &row, e.to_string()))?;
                 let _ = topology.insert_queue(queue.name.clone(), queue);
             }
             RowKind::Binding => bindings.push(row),
@@ -71,8 +72,10 @@ fn queue(
     properties: QueueProperties,
     found: Option<RecoveredQueue>,
     clean: bool,
-) -> QueueRef {
-    let arguments = QueueArguments::parse(Table::from_raw(&properties.arguments)).unwrap_or_default();
+) -> Result<QueueRef, ArgumentError> {
+    // Arguments that this version does not take mean rules that it would not keep: a queue without its
+    // limits and its dead letters is not the one that was declared.
+    let arguments = QueueArguments::parse(Table::from_raw(&properties.arguments))?;
     let rules = Rules::of(&arguments);
     let contents = match found {
         None => Queue::new(rules),
@@ -91,7 +94,7 @@ fn queue(
             Queue::recovered(rules, entries.collect(), found.next_seq.max(Seq(1)))
         }
     };
-    QueueRef::new(QueueCell::new(QueueId(id.0), name, properties, None, contents))
+    Ok(QueueRef::new(QueueCell::new(QueueId(id.0), name, properties, None, contents)))
 }
 
 fn bind(topology: &mut Topology<QueueRef>, row: &Row) -> Result<(), EngineError> {

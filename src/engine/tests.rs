@@ -26,6 +26,7 @@ mod crash_order;
 mod delays;
 mod replies;
 mod routing;
+mod stored_rows;
 mod timeouts;
 
 /// A broker without a network.
