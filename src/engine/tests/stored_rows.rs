@@ -1,9 +1,9 @@
 //! Rows that a store gives back and this version cannot keep its word on.
 
 use super::*;
+use crate::broker::equivalence::QueueProperties;
 use crate::broker::id::QueueId;
 use crate::broker::name::Name;
-use crate::broker::equivalence::QueueProperties;
 use crate::engine::queue_cell::{Contents, QueueCell};
 use crate::engine::rows::QueueRow;
 use crate::store::RowKind;
