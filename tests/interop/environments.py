@@ -78,7 +78,7 @@ def debian(packages):
 
 def python(requirements):
     """The interpreter of a Python environment."""
-    with from_registry("PyPI", [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(CACHE / "probe"), "pytest"]):
+    with from_registry("PyPI", [sys.executable, "-m", "pip", "index", "versions", "pytest"]):
         done = subprocess.run(
             [ROOT / "scripts/venv", sys._base_executable, HERE / "requirements" / f"{requirements}.txt"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=BUILD_SECONDS_MAX,

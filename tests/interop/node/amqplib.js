@@ -1,6 +1,9 @@
 // amqplib's promise and callback interfaces: node amqplib.js PACKAGE CASE, with AMQP_URL and AMQP_CA.
 'use strict';
 
+// Node 18 takes the first address of localhost only; the broker listens on IPv4.
+require('node:dns').setDefaultResultOrder('ipv4first');
+
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');

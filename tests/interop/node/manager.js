@@ -1,6 +1,9 @@
 // amqp-connection-manager over a restart of the broker: node manager.js QUEUE, with AMQP_URL and AMQP_CA.
 'use strict';
 
+// Node 18 takes the first address of localhost only; the broker listens on IPv4.
+require('node:dns').setDefaultResultOrder('ipv4first');
+
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const readline = require('node:readline');
