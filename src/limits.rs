@@ -130,5 +130,16 @@ pub const DEDUPLICATION_KEYS_MAX: usize = 1_000_000;
 /// letters of one queue are made one by one, and the memory for those that wait is bounded.
 pub const DEAD_WAITING_MAX: usize = 8192;
 
+/// Dead letters of one queue that nobody takes (`x-dead-letter-strategy` at-least-once) and that are tried again
+/// in one go: more would keep the clock from other queues.
+pub const LETTERS_RETRIED_MAX: usize = 2048;
+
+/// Dead letters of one queue that are forwarded between two looks at the queue.
+pub const LETTERS_STEP_MAX: usize = 64;
+
+/// Milliseconds until dead letters that nobody took are tried again. RabbitMQ waits three minutes; here that
+/// costs little, and what was in the way is often gone soon.
+pub const LETTERS_RETRY_MS: u64 = 1000;
+
 /// Entries of one queue that one caller dead-letters before it leaves what others add to the clock's task.
 pub const DEAD_BURIED_MAX: usize = 16 * 1024;

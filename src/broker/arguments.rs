@@ -245,6 +245,17 @@ impl QueueArguments {
     }
 }
 
+impl QueueArguments {
+    /// Whether a dead letter stays with the queue until every target has taken it. RabbitMQ does what it is
+    /// asked for only where the queue refuses publishes instead of dropping its head.
+    pub fn keeps_letters(&self) -> bool {
+        self.dead_letter_strategy == DeadLetterStrategy::AtLeastOnce
+            && self.overflow == Overflow::RejectPublish
+            && self.queue_type == QueueType::Quorum
+            && self.dead_letter_exchange.is_some()
+    }
+}
+
 const DLX: &str = "x-dead-letter-exchange";
 
 type Read = fn(Table<'_>, &'static str) -> Result<Option<u64>, ArgumentError>;

@@ -16,6 +16,7 @@ pub mod fault;
 pub mod hash;
 pub mod headers;
 pub mod id;
+pub mod letters;
 pub mod message;
 pub mod name;
 pub mod queue;

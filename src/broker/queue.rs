@@ -11,6 +11,7 @@ use super::arguments::Overflow;
 use super::dedup::Present;
 use super::delay::Delayed;
 use super::id::Seq;
+use super::letters::Letters;
 use super::message::Message;
 use super::ready::Ready;
 use super::round::Round;
@@ -119,6 +120,8 @@ pub struct Counts {
     pub delayed: usize,
     /// entries taken and not settled
     pub unacked: usize,
+    /// dead letters that nobody has taken yet
+    pub letters: usize,
     /// consumers
     pub consumers: usize,
     /// bytes of the ready and the delayed bodies
@@ -132,6 +135,8 @@ pub struct Queue<D, S> {
     /// what an exchange delays; of an exchange's delay queue, which has nothing ready and no consumers
     delayed: Delayed<D>,
     round: Round<S>,
+    /// what has died and is to be taken by others first, where the queue keeps it so long
+    letters: Option<Box<Letters<D>>>,
     unacked: usize,
     next_seq: Seq,
     /// what is in it, where it drops duplicates
@@ -159,6 +164,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
             ready: Ready::new(rules.priorities()),
             delayed: Delayed::default(),
             round: Round::new(rules.single_active()),
+            letters: rules.keeps_letters.then(Box::default),
             present: rules.deduplication_header.as_ref().map(|header| Box::new(Present::new(header))),
             rules,
             unacked: 0,
@@ -176,6 +182,11 @@ impl<D, S: Sink<D>> Queue<D, S> {
             queue.push(entry);
         }
         queue
+    }
+
+    /// Its dead letters, if they stay until somebody has taken them.
+    pub fn letters(&mut self) -> Option<&mut Letters<D>> {
+        self.letters.as_deref_mut()
     }
 
     /// What it does by itself.
@@ -249,8 +260,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
 
     /// Whether one more of so many bytes is too much, when `room` entries will go to consumers at once.
     fn is_beyond_limits(&self, room: usize, body_bytes: usize) -> bool {
-        let staying = (self.ready.len() + self.reserved).saturating_sub(room);
+        let (letters, letter_bytes) = self.letters.as_ref().map_or((0, 0), |l| (l.len(), l.bytes()));
+        let staying = (self.ready.len() + self.reserved).saturating_sub(room) + letters;
         let bytes = if room > self.reserved { 0 } else { self.ready.bytes() + self.reserved_bytes };
+        let bytes = bytes + letter_bytes;
         self.rules.max_length.is_some_and(|max| staying as u64 >= max)
             || self.rules.max_length_bytes.is_some_and(|max| (bytes + body_bytes) as u64 > max)
     }
@@ -386,7 +399,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
         Some(entry)
     }
 
-    /// Removes what is ready; taken entries stay with their consumers.
+    /// Removes what is ready; taken entries stay with their consumers, and dead letters where they are.
     pub fn purge(&mut self) -> Vec<Entry<D>> {
         let purged = self.ready.take_all();
         self.forget(&purged);
@@ -420,6 +433,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
         let sinks = self.round.take_all();
         let mut left = self.purge();
         left.extend(self.delayed.take_all());
+        left.extend(self.letters.take().into_iter().flat_map(|letters| letters.into_entries()));
         (left, sinks)
     }
 
@@ -439,6 +453,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
             ready: self.ready.len(),
             delayed: self.delayed.len(),
             unacked: self.unacked,
+            letters: self.letters.as_ref().map_or(0, |letters| letters.len()),
             consumers: self.round.len(),
             ready_bytes: self.ready.bytes() + self.delayed.bytes(),
         }
@@ -544,7 +559,8 @@ mod tests {
         q.settle(Some(id), 1);
         assign(&mut q);
         assert_eq!(a.seqs(), [1, 2, 3]);
-        assert_eq!(q.counts(), Counts { ready: 2, delayed: 0, unacked: 2, consumers: 1, ready_bytes: 2 * 4 });
+        let expected = Counts { ready: 2, unacked: 2, consumers: 1, ready_bytes: 2 * 4, ..Counts::default() };
+        assert_eq!(q.counts(), expected);
     }
 
     #[test]

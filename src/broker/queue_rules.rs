@@ -27,6 +27,8 @@ pub struct Rules {
     pub delivery_limit: Option<u32>,
     /// the header by which a message is a duplicate of one that is in the queue
     pub deduplication_header: Option<Name>,
+    /// dead letters stay until they are taken (`x-dead-letter-strategy` at-least-once)
+    pub keeps_letters: bool,
 }
 
 /// RabbitMQ 4's limit for quorum queues that name none.
@@ -54,6 +56,7 @@ impl Rules {
             single_active: arguments.single_active_consumer,
             delivery_limit: limit,
             deduplication_header: arguments.deduplication_header.clone(),
+            keeps_letters: arguments.keeps_letters(),
         }
     }
 

@@ -7,8 +7,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::amqp::properties::Properties;
 use crate::broker::dead_letter::{Demise, dead_letter, is_circle};
+use crate::broker::exchange::Exchange;
+use crate::broker::letters::Died;
 use crate::broker::queue::{Dead, Death, Entry};
 use crate::broker::routing_keys::Routable;
+use crate::broker::topology::Topology;
 use crate::limits::{DEAD_BURIED_MAX, DEAD_WAITING_MAX};
 use crate::store::Position;
 
@@ -38,6 +41,14 @@ struct Line {
 struct Burial<'a> {
     graves: &'a Graves,
     dead: Dead<Stored>,
+}
+
+/// A dead letter, and the queues that are to take it.
+pub(super) struct Addressed {
+    pub incoming: Incoming,
+    pub targets: Targets,
+    /// an exchange on the way had seen it, and took it no further
+    pub is_duplicate: bool,
 }
 
 impl Graves {
@@ -87,6 +98,9 @@ impl Engine {
     pub(super) fn bury_all(&self, mut pending: Pending) {
         let first = pending.front().cloned();
         while let Some(queue) = pending.pop_front() {
+            if queue.arguments.keeps_letters() {
+                self.forward_untried(&queue, &mut pending);
+            }
             let mut buried = 0;
             while let Some(burial) = queue.graves.take() {
                 buried += burial.dead.len();
@@ -129,11 +143,29 @@ impl Engine {
         // An exchange that is not there (any more) takes nothing: the message is dropped, as in RabbitMQ.
         let Some(source) = topology.exchange(exchange) else { return false };
         let now_ms = now_ms();
+        let died = Died { death, at_ms: now_ms };
+        let Addressed { incoming, targets, .. } = self.address(&topology, source, queue, entry, died, false);
+        let mut incoming = [incoming];
+        self.enqueue_into(&targets, &mut incoming, now_ms, pending);
+        incoming.iter().any(|item| item.barrier > Position(0))
+    }
+
+    /// Makes the dead letter of an entry, and finds out where it goes. Only the first time exchanges on its
+    /// way keep it or ask themselves whether it is a duplicate: later it would be one of itself.
+    pub(super) fn address(
+        &self,
+        topology: &Topology<QueueRef>,
+        source: &Exchange<QueueRef>,
+        queue: &QueueRef,
+        entry: &Entry<Stored>,
+        died: Died,
+        was_tried: bool,
+    ) -> Addressed {
         let demise = Demise {
             queue: &queue.name,
-            death,
-            at_seconds: now_ms / 1000,
-            exchange,
+            death: died.death,
+            at_seconds: died.at_ms / 1000,
+            exchange: &source.name,
             routing_key: queue.arguments.dead_letter_routing_key.as_deref(),
         };
         let message = dead_letter(&entry.message, &demise);
@@ -143,16 +175,19 @@ impl Engine {
             keys: message.routing_keys(&properties),
             properties: &properties,
             draw: self.draw(),
-            is_duplicate: &|rules| self.duplicates.has_seen(rules, &properties, now_ms),
+            is_duplicate: &|rules| !was_tried && self.duplicates.has_seen(rules, &properties, died.at_ms),
         };
         let persistent = matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent();
         let priority = entry.priority;
         let kept = || Kept { message: message.clone(), persistent, priority, ttl_ms: None };
-        self.route(&topology, source, &routable, kept, &mut targets);
+        let is_duplicate = match was_tried {
+            false => self.route(topology, source, &routable, kept, &mut targets).is_duplicate,
+            true => topology.route(source, &routable, &mut targets).is_duplicate,
+        };
         targets.retain(|target| {
             let circle = is_circle(&message, &target.name);
-            if circle {
-                tracing::warn!(queue = target.id.0, "a dead letter that went in a circle is dropped");
+            if circle && !was_tried {
+                tracing::warn!(queue = target.id.0, "a dead letter that went in a circle does not come back to this queue");
             }
             !circle
         });
@@ -166,8 +201,6 @@ impl Engine {
             refused: false,
             message,
         };
-        let mut incoming = [incoming];
-        self.enqueue_into(&targets, &mut incoming, now_ms, pending);
-        incoming.iter().any(|item| item.barrier > Position(0))
+        Addressed { incoming, targets, is_duplicate }
     }
 }

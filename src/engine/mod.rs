@@ -17,6 +17,7 @@ mod duplicates;
 mod engine_core;
 mod exchanges;
 mod history;
+mod letters;
 mod operations;
 mod outbox;
 mod picture;

@@ -15,6 +15,7 @@ use crate::store::{Appender, EntryMeta, Position};
 
 use super::burial::Pending;
 use super::engine_core::{Engine, now_ms};
+use super::letters::keep;
 use super::outbox::ConsumerSink;
 use super::queue_cell::{Contents, Incoming, QueueRef, Stored, wake};
 
@@ -52,7 +53,7 @@ impl Engine {
     }
 
     /// As [`Engine::with_queue`], but leaves the dead to the caller.
-    fn operate<T>(
+    pub(super) fn operate<T>(
         &self,
         queue: &QueueRef,
         now_ms: u64,
@@ -67,7 +68,10 @@ impl Engine {
         let next_deadline_ms = contents.next_deadline_ms();
         let has_dead = !effects.dead.is_empty();
         if has_dead {
-            queue.graves.add(effects.dead);
+            match contents.letters() {
+                None => queue.graves.add(effects.dead),
+                Some(letters) => keep(letters, effects.dead, now_ms),
+            }
         }
         drop(contents);
         wake(&effects.touched);
@@ -122,7 +126,7 @@ impl Engine {
     }
 
     /// Under the queue's lock: gives each message a place, tells the store, makes it visible.
-    fn add(
+    pub(super) fn add(
         &self,
         queue: &QueueRef,
         contents: &mut Contents,
@@ -249,6 +253,7 @@ impl Engine {
         }
         self.with_queue(queue, |_, _| ());
         self.bury(queue);
+        self.retry_letters(queue);
         if let Some(at_ms) = queue.expires_at_ms() {
             match at_ms <= now_ms() {
                 true => self.delete_unused(queue),

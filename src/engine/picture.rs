@@ -31,7 +31,7 @@ impl Engine {
         let topology = self.topology.load();
         topology.queues().map(|(_, queue)| queue.counts()).fold(Totals::default(), |sum, c| Totals {
             queues: sum.queues + 1,
-            messages: sum.messages + (c.ready + c.unacked) as u64,
+            messages: sum.messages + (c.ready + c.unacked + c.letters) as u64,
             consumers: sum.consumers + c.consumers as u64,
         })
     }
@@ -88,7 +88,7 @@ fn queue_view(queue: &QueueRef) -> QueueView {
         arguments: arguments(&queue.properties.arguments),
         messages_ready: counts.ready as u64,
         messages_unacknowledged: counts.unacked as u64,
-        messages: (counts.ready + counts.unacked) as u64,
+        messages: (counts.ready + counts.unacked + counts.letters) as u64,
         consumers: counts.consumers as u64,
         state: "running".to_owned(),
         kind: queue.kind().as_str().to_owned(),

@@ -216,6 +216,7 @@ impl Engine {
                 return Ok((Vec::new(), 0, self.as_found(queue.is_stored())));
             }
             check(&contents)?;
+            let count = contents.counts().ready;
             let (ready, mut sinks) = contents.delete();
             // Under the queue's lock, so that whoever cancels one of them meanwhile finds it done, and
             // does not use its key again before.
@@ -227,7 +228,6 @@ impl Engine {
             let mut position = removed.map_or(Position(0), |removed| {
                 delete_rows(&mut appender, &removed, delayed.unwrap_or_default())
             });
-            let count = ready.len();
             if queue.is_stored() {
                 position = later(position, appender.delete_row(RowKind::Queue, RowId(queue.id.0)));
                 let entries = ready.into_iter().chain(undelivered).filter_map(Entry::into_stored);

@@ -81,17 +81,34 @@ fn queue(
         None => Queue::new(rules),
         Some(found) => {
             let delivered_up_to = found.delivered_up_to;
-            let entries = found.entries.into_iter().map(|entry| Entry {
-                seq: entry.seq,
-                // After a crash nobody knows what was on the wire, so everything may have been.
-                redelivered: !clean || entry.seq <= delivered_up_to,
-                delivery_count: entry.delivery_count,
-                priority: entry.meta.priority,
-                expires_ms: entry.meta.expires_ms,
-                message: entry.message,
-                durable: Stored::Yes { put_at: Position(0), shared: entry.shared },
+            let mut dead = Vec::new();
+            let entries = found.entries.into_iter().filter_map(|entry| {
+                let died = entry.died.filter(|_| rules.keeps_letters);
+                let entry = Entry {
+                    seq: entry.seq,
+                    // After a crash nobody knows what was on the wire, so everything may have been.
+                    redelivered: !clean || entry.seq <= delivered_up_to,
+                    delivery_count: entry.delivery_count,
+                    priority: entry.meta.priority,
+                    expires_ms: entry.meta.expires_ms,
+                    message: entry.message,
+                    durable: Stored::Yes { put_at: Position(0), shared: entry.shared },
+                };
+                match died {
+                    None => Some(entry),
+                    Some(died) => {
+                        dead.push((entry, died));
+                        None
+                    }
+                }
             });
-            Queue::recovered(rules, entries.collect(), found.next_seq.max(Seq(1)))
+            let entries = entries.collect();
+            let mut contents = Queue::recovered(rules, entries, found.next_seq.max(Seq(1)));
+            dead.sort_by_key(|(_, died)| died.at_ms);
+            if let Some(letters) = contents.letters() {
+                dead.into_iter().for_each(|(entry, died)| letters.recovered(entry, died));
+            }
+            contents
         }
     };
     Ok(QueueRef::new(QueueCell::new(QueueId(id.0), name, properties, None, contents)))

@@ -24,6 +24,7 @@ use crate::store::{Mode, OpenOptions, Store};
 mod access;
 mod crash_order;
 mod delays;
+mod letters;
 mod replies;
 mod routing;
 mod stored_rows;

@@ -108,7 +108,7 @@ pub struct QueueView {
     pub messages_ready: u64,
     /// Delivered, not settled.
     pub messages_unacknowledged: u64,
-    /// Both together.
+    /// Both together, and dead letters that nobody has taken yet.
     pub messages: u64,
     /// Consumers.
     pub consumers: u64,

@@ -17,8 +17,9 @@ use smallvec::SmallVec;
 use super::body::SharedBody;
 use super::error::CommitFailure;
 use super::layout::RowKind;
-use super::record::EntryMeta;
+use super::record::{DeliveryCount, EntryMeta};
 use crate::broker::id::{QueueId, RowId, Seq};
+use crate::broker::letters::Died;
 use crate::broker::message::Message;
 use crate::limits::{COMMIT_ACK_LINGER_MS, COMMIT_BYTES_MAX, COMMIT_MESSAGES_MAX, COMMIT_SLOTS_MAX};
 use crate::seal::record::Key;
@@ -40,12 +41,8 @@ pub(super) enum Op {
         seq: Seq,
         shared: Option<Arc<SharedBody>>,
     },
-    /// How often an entry came back from a consumer.
-    Count {
-        queue: QueueId,
-        seq: Seq,
-        count: u32,
-    },
+    /// How often an entry came back from a consumer, and whether it has died.
+    Count(DeliveryCount),
     /// An entry promised to a shared body was struck out or will never come.
     Settle(Arc<SharedBody>),
     /// Struck out.
@@ -423,7 +420,13 @@ impl Appender<'_> {
     /// Remembers how often an entry came back, in the place of an earlier count; it goes with the entry.
     /// To be told before anybody can take the entry again. No confirm waits for it.
     pub fn count_deliveries(&mut self, queue: QueueId, seq: Seq, count: u32) {
-        self.push(Op::Count { queue, seq, count }, false);
+        self.push(Op::Count(DeliveryCount { queue, seq, count, died: None }), false);
+    }
+
+    /// Remembers that an entry is a dead letter now, which its queue keeps; in the place of its count, and
+    /// with it. No confirm waits for it.
+    pub fn mark_dead(&mut self, queue: QueueId, seq: Seq, count: u32, died: Died) {
+        self.push(Op::Count(DeliveryCount { queue, seq, count, died: Some(died) }), false);
     }
 
     /// Writes a row, new or in the place of an older one.

@@ -161,7 +161,7 @@ impl Committer {
                 }
                 Ok(())
             }
-            Op::Count { queue, seq, count } => self.count(*queue, *seq, *count, batch, tally),
+            Op::Count(record) => self.count(record, batch, tally),
             Op::Settle(body) => {
                 settle(body, batch, tally);
                 Ok(())
@@ -205,15 +205,13 @@ impl Committer {
     /// An entry that is gone by now needs no count.
     fn count(
         &mut self,
-        queue: QueueId,
-        seq: Seq,
-        count: u32,
+        record: &DeliveryCount,
         batch: &mut Batch<'_>,
         tally: &mut Tally,
     ) -> Result<(), CommitFailure> {
-        if self.ledger.count(queue, seq) {
-            let (key, record) = (Key::delivery_count(queue, seq), DeliveryCount { queue, seq, count });
-            self.sealing.seal(&record, Family::Meta, &key, &mut self.value).map_err(refused)?;
+        if self.ledger.count(record.queue, record.seq) {
+            let key = Key::delivery_count(record.queue, record.seq);
+            self.sealing.seal(record, Family::Meta, &key, &mut self.value).map_err(refused)?;
             batch.put(Family::Meta, &key, &self.value);
             tally.records += 1;
         }

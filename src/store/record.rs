@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::layout::RowKind;
 use crate::broker::id::{BodyId, QueueId, RowId, Seq};
+use crate::broker::letters::Died;
 use crate::broker::message::Message;
+use crate::broker::queue::Death;
 use crate::limits::BODY_CHUNK_BYTES;
 use crate::seal::envelope::{FLAG_LAST, FLAG_PADDED, Kind};
 use crate::seal::padding::padme;
@@ -292,13 +294,19 @@ pub(super) fn read_manifest(text: &[u8]) -> Result<Manifest, BadContent> {
     Ok(manifest)
 }
 
-/// How often an entry came back; beside the entry, because that is written once only.
+/// How often an entry came back, and of what it died if it is a dead letter that its queue keeps; beside the
+/// entry, because that is written once only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DeliveryCount {
     pub(super) queue: QueueId,
     pub(super) seq: Seq,
     pub(super) count: u32,
+    pub(super) died: Option<Died>,
 }
+
+/// What stands for a death in a record; never used again for another.
+const DEATHS: [(Death, u8); 4] =
+    [(Death::Rejected, 1), (Death::Expired, 2), (Death::MaxLen, 3), (Death::DeliveryLimit, 4)];
 
 impl Record for DeliveryCount {
     fn kind(&self) -> Kind {
@@ -307,6 +315,10 @@ impl Record for DeliveryCount {
 
     fn write(&self, _: Padding, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.count.to_be_bytes());
+        if let Some(Died { death, at_ms }) = self.died {
+            out.extend(DEATHS.iter().filter(|(known, _)| *known == death).map(|(_, byte)| *byte));
+            out.extend_from_slice(&at_ms.to_be_bytes());
+        }
     }
 
     fn describe(&self) -> serde_json::Value {
@@ -314,12 +326,19 @@ impl Record for DeliveryCount {
     }
 }
 
-/// Reads a delivery count back; which entry it is of stands in its key.
-pub(super) fn read_delivery_count(text: &[u8]) -> Result<u32, BadContent> {
-    let mut cursor = Cursor(text, BadContent("a delivery count"));
+/// Reads a delivery count back, and of what the entry died; which one it is stands in the key.
+pub(super) fn read_delivery_count(text: &[u8]) -> Result<(u32, Option<Died>), BadContent> {
+    let bad = BadContent("a delivery count");
+    let mut cursor = Cursor(text, bad);
     let count = cursor.u32()?;
+    if cursor.0.is_empty() {
+        return Ok((count, None));
+    }
+    let [byte] = cursor.array()?;
+    let (death, _) = *DEATHS.iter().find(|(_, known)| *known == byte).ok_or(bad)?;
+    let at_ms = cursor.u64()?;
     cursor.must_be_empty()?;
-    Ok(count)
+    Ok((count, Some(Died { death, at_ms })))
 }
 
 /// The store-wide counters, written by every commit.

@@ -20,6 +20,7 @@ use super::record::{
 use super::rocks::Rocks;
 use super::sealing::{Facts, Opening, Unreadable};
 use crate::broker::id::{BodyId, QueueId, RowId, Seq};
+use crate::broker::letters::Died;
 use crate::broker::message::Message;
 use crate::seal::envelope::{FLAG_LAST, Kind, Malformed, parse};
 use crate::seal::record::NotOpened;
@@ -77,6 +78,8 @@ pub struct RecoveredEntry {
     pub meta: EntryMeta,
     /// How often it came back from a consumer.
     pub delivery_count: u32,
+    /// It is a dead letter that its queue keeps.
+    pub died: Option<Died>,
 }
 
 /// An entry that cannot be read: it stays in the store, is not delivered, and goes with its queue.
@@ -160,7 +163,7 @@ struct Scan<'a> {
     text: Vec<u8>,
     rows: Vec<Row>,
     manifests: BTreeMap<QueueId, Manifest>,
-    counts: HashMap<(QueueId, Seq), u32>,
+    counts: HashMap<(QueueId, Seq), (u32, Option<Died>)>,
     bodies: HashMap<BodyId, Body>,
     queues: BTreeMap<QueueId, Vec<FoundEntry>>,
     dropping: BTreeMap<QueueId, Vec<Seq>>,
@@ -452,9 +455,9 @@ impl Scan<'_> {
                         shared.get(&body).map(|body| (body.message().clone(), Some(Arc::clone(body))))?
                     }
                 };
-                let counted = self.counts.get(&(id, seq)).copied().unwrap_or_default();
+                let (counted, died) = self.counts.get(&(id, seq)).copied().unwrap_or_default();
                 let delivery_count = counted.max(u32::from(meta.delivery_count));
-                Some(RecoveredEntry { seq, message, shared, meta, delivery_count })
+                Some(RecoveredEntry { seq, message, shared, meta, delivery_count, died })
             });
             let manifest = self.ledger.manifest(id);
             let next_seq = manifest.next_seq.max(Seq(1));

@@ -11,6 +11,7 @@ use proptest::sample::Index;
 
 use crate::broker::arguments::Overflow;
 use crate::broker::id::Seq;
+use crate::broker::letters::{Died, Letter, Which};
 use crate::broker::message::Message;
 use crate::broker::queue::{
     ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, Queue, Rules, Sink,
@@ -109,6 +110,8 @@ struct Model {
     ready: Vec<Known>,
     clients: Vec<Client>,
     gotten: Vec<Known>,
+    /// dead letters that nobody has taken
+    letters: Vec<Known>,
     /// places that were given out and are not taken yet
     reserved: Vec<Known>,
     gone: Vec<Known>,
@@ -242,8 +245,9 @@ impl Model {
 
     /// Whether one more of so many bytes is too much for a queue that then refuses publishes.
     fn is_refusing(&self, body_bytes: u64) -> bool {
-        let places = self.ready.len() + self.reserved.len();
-        let bytes: u64 = self.ready.iter().chain(&self.reserved).map(|known| known.bytes).sum();
+        let places = self.ready.len() + self.reserved.len() + self.letters.len();
+        let staying = self.ready.iter().chain(&self.reserved).chain(&self.letters);
+        let bytes: u64 = staying.map(|known| known.bytes).sum();
         self.rules.overflow != Overflow::DropHead
             && (self.rules.max_length.is_some_and(|max| places as u64 >= max)
                 || self.rules.max_length_bytes.is_some_and(|max| bytes + body_bytes > max))
@@ -253,6 +257,7 @@ impl Model {
         Counts {
             ready: self.ready.len(),
             unacked: self.clients.iter().map(|client| client.held.len()).sum::<usize>() + self.gotten.len(),
+            letters: self.letters.len(),
             consumers: self.present().count(),
             ready_bytes: self.ready.iter().map(|known| known.bytes as usize).sum(),
             ..Counts::default()
@@ -281,6 +286,8 @@ enum Step {
     Requeue { from: Index, count: usize, reversed: bool, counted: bool },
     RequeueGotten { count: usize },
     SettleGotten,
+    Reject(Index, usize),
+    Forward { again: bool, taken: Vec<bool> },
     Get,
     Resume(Index, usize),
     Expire(u64),
@@ -306,6 +313,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(from, count, reversed, counted)| Step::Requeue { from, count, reversed, counted }),
         1 => (1usize..4).prop_map(|count| Step::RequeueGotten { count }),
         1 => Just(Step::SettleGotten),
+        3 => (any::<Index>(), 1usize..4).prop_map(|(at, count)| Step::Reject(at, count)),
+        3 => (any::<bool>(), vec(any::<bool>(), 0..4)).prop_map(|(again, taken)| Step::Forward { again, taken }),
         2 => Just(Step::Get),
         2 => (any::<Index>(), 1usize..4).prop_map(|(at, room)| Step::Resume(at, room)),
         3 => (0u64..30).prop_map(Step::Expire),
@@ -347,6 +356,7 @@ fn rules() -> impl Strategy<Value = Rules> {
                 single_active,
                 delivery_limit,
                 deduplication_header: None,
+                keeps_letters: is_quorum && overflow == Overflow::RejectPublish,
             },
         )
 }
@@ -468,6 +478,20 @@ impl Pair {
                 self.model.gotten.extend(got);
                 self.model.taken_up_to = got.map_or(0, |known| known.seq).max(self.model.taken_up_to);
             }
+            Step::Reject(at, count) => {
+                let Some(at) = self.client(at) else { return };
+                let count = count.min(self.model.clients[at].held.len());
+                let dead = self.settle(at, count, true);
+                match self.queue.letters() {
+                    None => self.model.gone.extend(dead),
+                    Some(letters) => {
+                        let died = Died { death: Death::Rejected, at_ms: self.model.now_ms };
+                        dead.iter().for_each(|known| letters.keep(known.entry(), died));
+                        self.model.letters.extend(dead);
+                    }
+                }
+            }
+            Step::Forward { again, taken } => self.forward(again, &taken),
             Step::Resume(at, room) => {
                 let Some(at) = self.client(at) else { return };
                 self.model.clients[at].room += room;
@@ -493,10 +517,11 @@ impl Pair {
                 let (ready, sinks) = self.queue.delete();
                 assert_eq!(
                     (ready.len(), sinks.len()),
-                    (self.model.ready.len(), self.model.present().count())
+                    (self.model.ready.len() + self.model.letters.len(), self.model.present().count())
                 );
                 let given_up: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
                 self.model.gone.extend(given_up);
+                self.model.gone.append(&mut self.model.letters);
                 self.model
                     .clients
                     .iter_mut()
@@ -537,6 +562,26 @@ impl Pair {
                 self.model.had_consumer = true;
             }
         }
+    }
+
+    /// Letters go out one by one, and some are taken.
+    fn forward(&mut self, again: bool, taken: &[bool]) {
+        let Some(letters) = self.queue.letters() else { return };
+        let which = if again { Which::Tried } else { Which::Untried };
+        assert!(letters.begin(which), "nobody else is at it");
+        for taken in taken {
+            let Some((number, letter)) = letters.step(1).pop() else { break };
+            let known = Known::of(&letter.entry);
+            let at = self.model.letters.iter().position(|other| *other == known);
+            let at = at.expect("only what is there goes out");
+            assert_eq!(letter.was_tried, again);
+            let left = (!taken).then_some(Letter { was_tried: true, ..letter });
+            assert!(letters.settle(number, left));
+            if *taken {
+                self.model.gone.push(self.model.letters.remove(at));
+            }
+        }
+        letters.end();
     }
 
     /// The first entries that a consumer holds leave its hands, and it may have more.
@@ -650,6 +695,7 @@ impl Pair {
             .chain(&self.model.gotten)
             .chain(&self.model.reserved)
             .chain(&self.model.gone)
+            .chain(&self.model.letters)
             .chain(self.model.clients.iter().flat_map(|client| &client.held))
             .map(|known| known.seq)
             .collect();

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::super::layout::{Family, Key};
 use super::super::rocks::Rocks;
 use super::*;
+use crate::broker::letters::Died;
+use crate::broker::queue::Death;
 use crate::limits::{COMMITTER_SEAL_BYTES_MAX, PURGE_KEYS_MAX};
 
 /// Keys that a closed store has in a family.
@@ -212,6 +214,29 @@ fn a_delivery_count_comes_back_with_its_entry_and_goes_with_it() {
         store.close().unwrap();
         drop(store);
         assert_eq!(counted(dir.path()), 0, "the queue takes it along");
+    }
+}
+
+#[test]
+fn a_death_comes_back_with_its_entry_and_goes_with_it() {
+    let deaths = [Death::Rejected, Death::Expired, Death::MaxLen, Death::DeliveryLimit];
+    for mode in [Mode::Sealed, Mode::PlainInsecure] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = try_open(dir.path(), mode, Some(kek())).unwrap();
+        put_range(&store, QUEUE, 1..=5);
+        let died =
+            |seq: u64| deaths.get(seq as usize - 1).map(|death| Died { death: *death, at_ms: 70_000 + seq });
+        let mut appender = store.appender();
+        appender.count_deliveries(QUEUE, Seq(2), 8);
+        for seq in 1..=4 {
+            appender.mark_dead(QUEUE, Seq(seq), 7, died(seq).unwrap());
+        }
+        drop(appender);
+        store.appender().delete(QUEUE, Seq(1), None, Position(0));
+        let (_store, recovered) = reopen(store);
+        let found: Vec<_> =
+            recovered.queues[0].entries.iter().map(|e| (e.seq.0, e.delivery_count, e.died)).collect();
+        assert_eq!(found, [(2, 7, died(2)), (3, 7, died(3)), (4, 7, died(4)), (5, 3, None)]);
     }
 }
 
