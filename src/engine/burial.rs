@@ -187,7 +187,10 @@ impl Engine {
         targets.retain(|target| {
             let circle = is_circle(&message, &target.name);
             if circle && !was_tried {
-                tracing::warn!(queue = target.id.0, "a dead letter that went in a circle does not come back to this queue");
+                tracing::warn!(
+                    queue = target.id.0,
+                    "a dead letter that went in a circle does not come back to this queue"
+                );
             }
             !circle
         });
