@@ -120,6 +120,16 @@ impl RootKey {
         derive(&self.0, &[b"sealmq/v1/mset"])
     }
 
+    /// Keys the sums over rows and manifests in the commit row (K_state).
+    pub fn state(&self) -> Secret<32> {
+        derive(&self.0, &[b"sealmq/v1/state"])
+    }
+
+    /// Authenticates the anchor (K_anchor).
+    pub fn anchor(&self) -> AnchorKey {
+        AnchorKey::new(&derive(&self.0, &[b"sealmq/v1/anchor"]))
+    }
+
     /// What the keyring's header states, so that one ciphertext cannot belong to two root keys.
     pub fn commitment(&self, store: &[u8; 16]) -> [u8; 32] {
         *derive::<32>(&self.0, &[b"sealmq/v1/commit", store]).expose()
@@ -141,6 +151,32 @@ impl RootKey {
     /// Whether `tag` is the descriptor's; in constant time.
     pub fn verifies_descriptor(&self, descriptor: &[u8], tag: &[u8; 32]) -> bool {
         self.descriptor_tag(descriptor).ct_eq(tag).into()
+    }
+}
+
+/// HMAC-SHA256 over the anchor's slots, set up once because each commit needs it.
+pub struct AnchorKey(Hmac<Sha256>);
+
+impl AnchorKey {
+    fn new(key: &Secret<64>) -> AnchorKey {
+        AnchorKey(<Hmac<Sha256> as KeyInit>::new(key.expose().into()))
+    }
+
+    /// A key that everybody knows, for a plain store: the tag is a checksum then, and keeps nobody out.
+    pub fn public() -> AnchorKey {
+        AnchorKey::new(&Secret::take(&mut [0; 64]))
+    }
+
+    /// The tag of a slot's bytes.
+    pub fn tag(&self, bytes: &[u8]) -> [u8; 32] {
+        let mut mac = self.0.clone();
+        mac.update(bytes);
+        mac.finalize().into_bytes().into()
+    }
+
+    /// Whether `tag` is that of `bytes`; in constant time.
+    pub fn verifies(&self, bytes: &[u8], tag: &[u8; 32]) -> bool {
+        self.tag(bytes).ct_eq(tag).into()
     }
 }
 
@@ -182,7 +218,7 @@ mod tests {
     #[test]
     fn keys_of_one_root_differ_by_purpose() {
         let root = RootKey::generate().unwrap();
-        let derived = [root.ring(), root.meta(), root.multiset()];
+        let derived = [root.ring(), root.meta(), root.multiset(), root.state()];
         for (i, a) in derived.iter().enumerate() {
             assert!(!a.same_as(root.secret().expose()));
             assert!(derived.iter().skip(i + 1).all(|b| !a.same_as(b.expose())));

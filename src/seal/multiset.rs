@@ -1,4 +1,4 @@
-//! A keyed sum over the entries of a queue (store.md 6.6): adding and removing entries in any order gives
+//! A keyed sum over a set, such as the entries of a queue: adding and removing members in any order gives
 //! the same sum for the same set, and without the key nobody can make another set with that sum.
 
 use aes::Aes256;
@@ -15,11 +15,21 @@ impl Multiset {
         Multiset(Aes256::new(key.expose().into()))
     }
 
-    /// What one entry adds to (or, when it goes, takes from) its queue's sum modulo 2^128.
-    pub fn term(&self, queue: u64, seq: u64) -> u128 {
-        let mut block = ((u128::from(queue) << 64) | u128::from(seq)).to_be_bytes();
+    /// A sum under a key that everybody knows, for a plain store: it finds accidents, not people.
+    pub fn public() -> Multiset {
+        Multiset::new(&Secret::take(&mut [0; 32]))
+    }
+
+    /// What a member that is named by 16 bytes adds to a sum modulo 2^128.
+    pub fn term_of(&self, name: &[u8; 16]) -> u128 {
+        let mut block = *name;
         self.0.encrypt_block((&mut block).into());
         u128::from_be_bytes(block)
+    }
+
+    /// What one entry adds to (or, when it goes, takes from) its queue's sum modulo 2^128.
+    pub fn term(&self, queue: u64, seq: u64) -> u128 {
+        self.term_of(&((u128::from(queue) << 64) | u128::from(seq)).to_be_bytes())
     }
 }
 
