@@ -88,6 +88,23 @@ pub const DATA_KEY_RECORDS_MAX: u64 = 1 << 32;
 /// Hours for which one data key seals.
 pub const DATA_KEY_HOURS_MAX: u64 = 24;
 
+/// Seconds for which opening the database may take, before the start is given up: RocksDB is known to hang on some
+/// damage. Its logs are read and replayed in that time, so they buy more; see [`OPEN_LOG_BYTES_PER_SECOND`].
+pub const OPEN_SECONDS_MAX: u64 = 60;
+
+/// Bytes of logs that lengthen [`OPEN_SECONDS_MAX`] by a second: a slow disk reads this much, and replay is faster.
+pub const OPEN_LOG_BYTES_PER_SECOND: u64 = 1024 * 1024;
+
+/// Seconds for which what the anchor says may be in the page cache only; a power cut may set it back by as much.
+pub const ANCHOR_SYNC_SECONDS: u64 = 1;
+
+/// Entries of one queue that are known to be no part of it and are remembered as such: its manifest names them
+/// in each commit.
+pub const EXTRA_ENTRIES_MAX: usize = 1024;
+
+/// Places of a queue that are tried in search of the one entry that is missing: a second's work.
+pub const MISSING_PLACES_TRIED_MAX: u64 = 1 << 25;
+
 /// Longest wait of the health probe for a commit of its own, in seconds.
 pub const PROBE_SECONDS_MAX: u64 = 5;
 

@@ -15,6 +15,7 @@
 //! | `topics` | a key, and patterns that come and go |
 //! | `handshake` | a connection from its first byte |
 //! | `session` | a conversation after connection.open-ok, with the engine and a store behind it |
+//! | `logs` | a log of the database, damaged |
 //! | `records` | what a store keeps: messages, envelopes, keyrings, plaintexts, rows |
 
 #[path = "fuzz/broker.rs"]
@@ -23,6 +24,8 @@ mod broker;
 mod conversation;
 #[path = "fuzz/driver.rs"]
 mod driver;
+#[path = "fuzz/logs.rs"]
+mod logs;
 #[path = "fuzz/random.rs"]
 mod random;
 #[path = "fuzz/records.rs"]
@@ -67,6 +70,11 @@ fn handshake() {
 #[test]
 fn session() {
     driver::campaign("session", broker::Conversation::new);
+}
+
+#[test]
+fn logs() {
+    driver::campaign("logs", || logs::Logs);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use sealmq::server::config::Sources;
-use sealmq::server::run::{RunError, run};
+use sealmq::server::run::{Accepted, RunError, run};
 use sealmq::server::{Config, healthcheck, logging};
 
 /// An AMQPS-first message broker that RabbitMQ's clients use unchanged; everything it stores is sealed.
@@ -15,6 +15,12 @@ struct Arguments {
     /// configuration in rabbitmq.conf's format; repeated, later files win
     #[arg(long, value_name = "FILE", global = true)]
     config: Vec<PathBuf>,
+    /// start although the store's anchor is lost or tells of a later commit, if the store ends with this one
+    #[arg(long, value_name = "SEQ")]
+    accept_rollback: Option<u64>,
+    /// start although queues do not hold what was committed; what is there is served, and the rest reported
+    #[arg(long)]
+    quarantine: bool,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -28,7 +34,10 @@ enum Verb {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.verb {
-        None => serve(arguments.config),
+        None => {
+            let accepted = Accepted { rollback: arguments.accept_rollback, quarantine: arguments.quarantine };
+            serve(arguments.config, accepted)
+        }
         Some(Verb::Healthcheck) => check(arguments.config),
     };
     match result {
@@ -40,10 +49,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Vec<PathBuf>) -> Result<(), RunError> {
+fn serve(config: Vec<PathBuf>, accepted: Accepted) -> Result<(), RunError> {
     let config = Config::load(&Sources::of_process(config))?;
     logging::start(&config.log)?;
-    run(&config).map(drop)
+    run(&config, accepted).map(drop)
 }
 
 fn check(config: Vec<PathBuf>) -> Result<(), RunError> {

@@ -38,7 +38,7 @@ struct House {
 
 impl House {
     fn open(dir: &Path) -> House {
-        let options = OpenOptions { dir: dir.to_path_buf(), mode: Mode::PlainInsecure, kek: None };
+        let options = OpenOptions::new(dir, Mode::PlainInsecure, None);
         let (store, recovered) = Store::open(options).unwrap();
         let engine = Engine::start(store.clone(), recovered, "/").unwrap();
         ensure_user(&engine, "me", &[], Some(&Permissions::all()));

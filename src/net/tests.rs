@@ -37,7 +37,7 @@ fn settings() -> Settings {
 
 /// An engine with a user and `count` messages in the queue `q`.
 fn engine(dir: &std::path::Path, count: usize) -> Arc<Engine> {
-    let options = OpenOptions { dir: dir.to_path_buf(), mode: Mode::PlainInsecure, kek: None };
+    let options = OpenOptions::new(dir, Mode::PlainInsecure, None);
     let (store, recovered) = Store::open(options).unwrap();
     let engine = Engine::start(store, recovered, "/").unwrap();
     let all = Permissions::all();

@@ -40,6 +40,8 @@ pub enum AtRest {
 pub struct Resolved {
     /// The mode and its key.
     pub at_rest: AtRest,
+    /// Where the store's anchor lies, if not in the data directory.
+    pub anchor: Option<PathBuf>,
     /// The folder that the key lies in, or would: where `sealmq-init` puts the administrator's password as well.
     pub secrets: Option<PathBuf>,
 }
@@ -51,6 +53,7 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
         "plain-insecure" => Some(false),
         _ => None,
     })?;
+    let anchor = settings.path("at_rest.anchor.path")?;
     let file = settings.path("at_rest.kek.file")?;
     let generate_path =
         settings.path("at_rest.kek.generate_path")?.unwrap_or_else(|| PathBuf::from(GENERATED_KEK_DEFAULT));
@@ -62,7 +65,7 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
             data_dir.display()
         ));
         let secrets = folder_of(file.as_deref().unwrap_or(&generate_path));
-        return Ok(Resolved { at_rest: AtRest::PlainInsecure, secrets });
+        return Ok(Resolved { at_rest: AtRest::PlainInsecure, anchor, secrets });
     }
     let source = kek_source(settings, data_dir, file.as_deref(), &generate_path)?;
     let secrets = match &source {
@@ -72,7 +75,7 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
         }
         KekSource::Value(_) => file.as_deref().and_then(folder_of),
     };
-    Ok(Resolved { at_rest: AtRest::Sealed(source), secrets })
+    Ok(Resolved { at_rest: AtRest::Sealed(source), anchor, secrets })
 }
 
 fn kek_source(
@@ -275,6 +278,24 @@ mod tests {
         let named = format!("{FILE}at_rest.kek.env = K\n");
         assert!(matches!(host.read(&named, &[("K", "00ff")]), Err(Error::Ambiguous { .. })));
         assert!(matches!(host.read("at_rest.kek.env = K\n", &[]), Err(Error::InvalidValue { .. })));
+    }
+
+    #[test]
+    fn the_anchors_place_is_an_absolute_path_in_either_mode() {
+        let read = |text: &str| {
+            let mut raw = RawConfig::default();
+            let text = format!("at_rest.kek.generate_path = /nowhere/made\n{text}");
+            raw.parse(Path::new("/c"), &text).unwrap();
+            let environment = Environment::default();
+            let mut settings = Settings::new(&raw, &environment);
+            read(&mut settings, Path::new("/nowhere/data")).map(|resolved| resolved.anchor)
+        };
+        assert_eq!(read("").unwrap(), None);
+        let place = Some(PathBuf::from("/other/disk/anchor"));
+        assert_eq!(read("at_rest.anchor.path = /other/disk/anchor\n").unwrap(), place);
+        let plain = "at_rest.mode = plain-insecure\nat_rest.anchor.path = /other/disk/anchor\n";
+        assert_eq!(read(plain).unwrap(), place);
+        assert!(read("at_rest.anchor.path = anchor\n").is_err());
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Sealed or not, and the key.
     pub at_rest: AtRest,
+    /// Where the store's anchor lies, if not in its folder.
+    pub anchor: Option<PathBuf>,
     /// The control socket's path.
     pub control_socket: PathBuf,
     /// What is worth telling, in order; see [`super::logging::tell`].
@@ -182,6 +184,7 @@ impl Config {
             identity: identity(&settings)?,
             control_socket: control_socket(&settings, &data_dir)?,
             at_rest: resolved.at_rest,
+            anchor: resolved.anchor,
             listeners,
             tls,
             data_dir,

@@ -62,6 +62,7 @@ const OBEYED: &[&str] = &[
     "server.product",
     "server.version",
     "data_dir",
+    "at_rest.anchor.path",
     "at_rest.mode",
     "at_rest.kek.file",
     "at_rest.kek.env",

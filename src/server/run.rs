@@ -88,14 +88,23 @@ pub enum Ended {
     AtOnce,
 }
 
+/// What an operator accepts at this one start, because the store would be refused otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// A store whose last commit is this one, although its anchor is lost or tells of a later one.
+    pub rollback: Option<u64>,
+    /// Queues that do not hold what was committed.
+    pub quarantine: bool,
+}
+
 /// Runs the broker until a signal ends it. Logging must have been started.
 ///
 /// # Errors
 /// [`RunError`]; the store is left as it was or committed.
-pub fn run(config: &Config) -> Result<Ended, RunError> {
+pub fn run(config: &Config, accepted: Accepted) -> Result<Ended, RunError> {
     logging::tell(&config.notices);
     warn_of_unheeded(config);
-    let (store, recovered) = open_store(config)?;
+    let (store, recovered) = open_store(config, accepted)?;
     let engine = start_engine(config, store.clone(), recovered)?;
     let tls = config.tls.as_ref().map(tls_config).transpose()?;
     let runtime =
@@ -122,17 +131,23 @@ fn warn_of_unheeded(config: &Config) {
     }
 }
 
-fn open_store(config: &Config) -> Result<(Arc<Store>, Recovered), RunError> {
+fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recovered), RunError> {
     let (mode, kek) = match &config.at_rest {
         AtRest::PlainInsecure => (Mode::PlainInsecure, None),
         AtRest::Sealed(source) => (Mode::Sealed, Some(key_source::load(source)?)),
     };
     let from = Instant::now();
-    let (store, recovered) = Store::open(OpenOptions { dir: config.data_dir.clone(), mode, kek })?;
+    let (store, recovered) = Store::open(OpenOptions {
+        anchor: config.anchor.clone(),
+        accept_rollback: accepted.rollback,
+        quarantine: accepted.quarantine,
+        ..OpenOptions::new(&config.data_dir, mode, kek)
+    })?;
     let messages: usize = recovered.queues.iter().map(|queue| queue.entries.len()).sum();
     tracing::info!(
         messages,
         quarantined = recovered.quarantined.len(),
+        faulty_queues = recovered.faults.len(),
         clean = recovered.clean,
         took_ms = from.elapsed().as_millis() as u64,
         data_dir = %config.data_dir.display(),

@@ -217,17 +217,25 @@ impl Core {
         self.backlog_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Waits for work and moves one batch of it to `ops`. `more` is work that the committer has itself.
-    pub(super) fn take(&self, ops: &mut Vec<Op>, delivered: &mut DeliveryMarks, more: bool) -> Taken {
+    /// Waits for work and moves one batch of it to `ops`; not at all with `more`, and no longer than `idle`.
+    pub(super) fn take(
+        &self,
+        ops: &mut Vec<Op>,
+        delivered: &mut DeliveryMarks,
+        more: bool,
+        idle: Option<Duration>,
+    ) -> Taken {
         let mut inbox = self.lock();
-        let mut linger_until = None;
+        let (mut linger_until, mut is_over) = (None, more);
         loop {
             if inbox.slots.is_empty() {
-                if inbox.closed || more {
+                if inbox.closed || is_over {
                     break;
                 }
                 inbox.committer = Committer::Idle;
-                inbox = self.work.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+                let woken = self.work.wait_timeout(inbox, idle.unwrap_or(Duration::MAX));
+                let (held, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+                (inbox, is_over) = (held, waited.timed_out());
             } else {
                 if inbox.must_commit_now() {
                     break;

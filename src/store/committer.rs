@@ -1,5 +1,5 @@
 //! The committer: one thread that owns all writes. It takes what the inbox holds, seals it into one write
-//! batch, writes that synced, and moves the watermark; meanwhile the next batch gathers (store.md 5.3).
+//! batch, writes that synced, notes it in the anchor, and moves the watermark; meanwhile the next batch gathers.
 //!
 //! After a failed write it stops for good: a second try could repeat a SingleDelete, and the batch may be
 //! on the disk after all.
@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::anchor::{Anchor, Mark};
 use super::body::{Settled, SharedBody};
 use super::commit::{Core, DeliveryMarks, Op, Put};
 use super::error::CommitFailure;
@@ -17,9 +18,10 @@ use super::files::FolderLock;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
 use super::ledger::Ledger;
-use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Manifest, RowRecord};
+use super::presence::{Kept, Presence};
+use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Manifest, Record, RowRecord};
 use super::rocks::{Batch, Rocks};
-use super::sealing::Sealing;
+use super::sealing::{Sealing, name_of};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
 use crate::seal::record::Sealer;
@@ -53,6 +55,8 @@ pub(super) struct Committer {
     pub(super) rocks: Arc<Rocks>,
     pub(super) sealing: Sealing,
     pub(super) ledger: Ledger,
+    pub(super) presence: Presence,
+    pub(super) anchor: Anchor,
     /// `None` in a plain store.
     pub(super) keyring: Option<KeyringFile>,
     pub(super) purges: VecDeque<Purge>,
@@ -92,9 +96,12 @@ impl Committer {
         let _guard = Guard(Arc::clone(&self.core));
         let (mut ops, mut woken): (Vec<Op>, Vec<Waker>) = (Vec::new(), Vec::new());
         loop {
-            let taken = self.core.take(&mut ops, &mut self.delivered, !self.purges.is_empty());
+            let (more, idle) = (!self.purges.is_empty(), self.anchor.due_in());
+            let taken = self.core.take(&mut ops, &mut self.delivered, more, idle);
             let clean = taken.ended && self.purges.is_empty();
-            if let Err(failure) = self.commit(&mut ops, clean) {
+            let committed = self.commit(&mut ops, clean);
+            let ended = committed.and_then(|()| if clean { self.sync_anchor() } else { Ok(()) });
+            if let Err(failure) = ended {
                 self.core.fail(failure);
                 return;
             }
@@ -102,7 +109,17 @@ impl Committer {
             if clean {
                 return;
             }
+            if self.anchor.due_in().is_some_and(|due| due.is_zero())
+                && let Err(failure) = self.sync_anchor()
+            {
+                self.core.fail(failure);
+                return;
+            }
         }
+    }
+
+    fn sync_anchor(&mut self) -> Result<(), CommitFailure> {
+        self.anchor.sync().map_err(|e| CommitFailure::Unknown(format!("the anchor cannot be synced: {e}")))
     }
 
     /// Makes one batch of `ops`, writes it, and leaves `ops` empty. Without anything to write it only gives
@@ -132,7 +149,11 @@ impl Committer {
             self.write_counters(&mut batch, &mut tally, clean)?;
             let bytes = batch.size_bytes() as u64;
             rocks.write(batch).map_err(|e| CommitFailure::Unknown(e.to_string()))?;
-            // The anchor (store.md 6.6) belongs here: after the sync, before anybody is told.
+            // After the sync, before anybody is told.
+            let mark = Mark { commit_seq: self.commit_seq, generation: self.generation(), wall_ms: now_ms() };
+            self.anchor
+                .write(mark)
+                .map_err(|e| CommitFailure::Unknown(format!("the anchor cannot be written: {e}")))?;
             self.key_records += tally.records;
             let counters = &self.core.counters;
             counters.commits.fetch_add(1, Relaxed);
@@ -168,13 +189,13 @@ impl Committer {
             }
             Op::PutRow { kind, id, text } => {
                 let (key, record) = (Key::row(*kind, *id), RowRecord { kind: *kind, id: *id, text });
-                self.sealing.seal(&record, Family::Meta, &key, &mut self.value).map_err(refused)?;
-                batch.put(Family::Meta, &key, &self.value);
                 tally.records += 1;
-                Ok(())
+                self.keep(Kept::Row, &record, &key, batch)
             }
             Op::DeleteRow { kind, id } => {
-                batch.delete(Family::Meta, &Key::row(*kind, *id));
+                let key = Key::row(*kind, *id);
+                self.presence.remove(Kept::Row, &key);
+                batch.delete(Family::Meta, &key);
                 Ok(())
             }
             Op::DropQueue { queue, bodies } => self.drop_queue(*queue, bodies, batch),
@@ -231,12 +252,14 @@ impl Committer {
         let purge = Purge { queue, seqs: dropped.seqs, shared, counts, orphans: VecDeque::new() };
         if purge.keys() == 0 {
             if dropped.has_manifest {
+                self.presence.remove(Kept::Manifest, &Key::manifest(queue));
                 batch.delete(Family::Meta, &Key::manifest(queue));
             }
             return Ok(());
         }
-        let manifest = Manifest { queue, dropping: true, commit_seq: self.commit_seq, ..Manifest::default() };
-        self.put_manifest(&manifest, batch)?;
+        let commit_seq = self.commit_seq + 1;
+        let manifest = Manifest { queue, dropping: true, commit_seq, ..Manifest::default() };
+        self.keep(Kept::Manifest, &manifest, &Key::manifest(queue), batch)?;
         self.purges.push_back(purge);
         Ok(())
     }
@@ -258,18 +281,37 @@ impl Committer {
                 }
             }
             if purge.keys() == 0 {
-                batch.delete(Family::Meta, &Key::manifest(purge.queue));
+                let key = Key::manifest(purge.queue);
+                if self.ledger.knows(purge.queue) {
+                    // A put came after the drop; the queue will be dropped once more.
+                    self.ledger.rewrite(purge.queue);
+                } else {
+                    self.presence.remove(Kept::Manifest, &key);
+                    batch.delete(Family::Meta, &key);
+                }
                 self.purges.pop_front();
             }
         }
         Ok(())
     }
 
-    fn put_manifest(&mut self, manifest: &Manifest, batch: &mut Batch<'_>) -> Result<(), CommitFailure> {
-        let key = Key::manifest(manifest.queue);
-        self.sealing.seal(manifest, Family::Meta, &key, &mut self.value).map_err(refused)?;
-        batch.put(Family::Meta, &key, &self.value);
+    /// Writes a row or a manifest, and takes it into the sums.
+    fn keep(
+        &mut self,
+        kept: Kept,
+        record: &impl Record,
+        key: &Key,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), CommitFailure> {
+        let tag = self.sealing.seal(record, Family::Meta, key, &mut self.value).map_err(refused)?;
+        self.presence.put(kept, key, name_of(tag, self.sealing.is_plain(), key, &self.value));
+        batch.put(Family::Meta, key, &self.value);
         Ok(())
+    }
+
+    /// The keyring's; 0 in a plain store.
+    fn generation(&self) -> u64 {
+        self.keyring.as_ref().map_or(0, |file| file.ring().generation)
     }
 
     /// The manifests of the queues that the batch touched, and the commit row.
@@ -282,16 +324,20 @@ impl Committer {
         self.commit_seq += 1;
         let mut manifests = Vec::new();
         self.ledger.take_touched(self.commit_seq, |manifest| manifests.push(manifest));
-        for manifest in &manifests {
-            self.put_manifest(manifest, batch)?;
+        for manifest in &mut manifests {
+            // What is not cleared away yet would look like entries too many.
+            manifest.dropping |= self.purges.iter().any(|purge| purge.queue == manifest.queue);
+            self.keep(Kept::Manifest, manifest, &Key::manifest(manifest.queue), batch)?;
         }
         let row = CommitRow {
             commit_seq: self.commit_seq,
             wall_ms: now_ms(),
             body_id_next: self.core.next_body.load(Relaxed),
-            keyring_generation: self.keyring.as_ref().map_or(0, |file| file.ring().generation),
+            keyring_generation: self.generation(),
             row_id_next: self.core.next_row.load(Relaxed),
             clean,
+            sums: Some(self.presence.sums()),
+            anchor: Some(self.anchor.place()),
         };
         let key = Key::commit();
         self.sealing.seal(&row, Family::Meta, &key, &mut self.value).map_err(refused)?;

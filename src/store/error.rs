@@ -1,6 +1,8 @@
-//! Why a store does not open or no longer accepts anything: stable codes, and what to do (store.md 3).
+//! Why a store does not open or no longer accepts anything: stable codes, and what to do.
 
 use std::path::{Path, PathBuf};
+
+use crate::broker::id::{QueueId, Seq};
 
 /// A store that cannot be opened or used. [`StoreError::code`] is stable; scripts may rely on it.
 #[derive(Debug, thiserror::Error)]
@@ -97,12 +99,80 @@ pub enum StoreError {
         wanted: &'static str,
     },
     /// A database that was there is gone.
-    #[error("the store in {dir} has a keyring of generation {generation}, but its database is gone")]
+    #[error("the store in {dir} was in use, but its database is gone: {evidence}")]
     DatabaseMissing {
         /// The data directory.
         dir: PathBuf,
-        /// The keyring's generation.
-        generation: u64,
+        /// By what it is known to have been there.
+        evidence: String,
+    },
+    /// A log of the database, its MANIFEST or CURRENT is damaged.
+    #[error("{path} is damaged at byte {offset}: {reason}")]
+    LogCorrupt {
+        /// `E_WAL_CORRUPT`, `E_MANIFEST_CORRUPT` or `E_CURRENT_CORRUPT`.
+        code: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Where the record begins that is damaged.
+        offset: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// RocksDB does not come back from opening its files.
+    #[error("the database in {path} did not open within {seconds} s; the check before it said: {findings}")]
+    OpenTimeout {
+        /// The database's folder.
+        path: PathBuf,
+        /// How long was waited.
+        seconds: u64,
+        /// What the look at its logs has shown.
+        findings: String,
+    },
+    /// The database is older than its anchor.
+    #[error(
+        "the database in {dir} ends with commit {found}, and its anchor {path} tells of commit {expected}: what came between was confirmed and is gone"
+    )]
+    Rollback {
+        /// The data directory.
+        dir: PathBuf,
+        /// The anchor.
+        path: PathBuf,
+        /// The database's last commit.
+        found: u64,
+        /// The anchor's.
+        expected: u64,
+    },
+    /// The anchor of a store that had one is gone.
+    #[error("the anchor {path} is missing (at commit {commit_seq} the store had it at '{before}')")]
+    AnchorMissing {
+        /// Where it should be.
+        path: PathBuf,
+        /// Where it was; empty when that is not known.
+        before: String,
+        /// The database's last commit.
+        commit_seq: u64,
+    },
+    /// Neither slot of the anchor can be read.
+    #[error("the anchor {path} is damaged (the database ends with commit {commit_seq})")]
+    AnchorCorrupt {
+        /// The anchor.
+        path: PathBuf,
+        /// The database's last commit.
+        commit_seq: u64,
+    },
+    /// The anchor is another store's.
+    #[error("the anchor {path} belongs to another store, or to one that was here before")]
+    AnchorForeign {
+        /// The anchor.
+        path: PathBuf,
+    },
+    /// Queues do not hold the entries that their manifests count.
+    #[error("the queues in {dir} are not what was committed: {}", QueueFaults(.faults))]
+    QueueIntegrity {
+        /// The data directory.
+        dir: PathBuf,
+        /// Each queue; empty when manifests are missing or old, and it cannot be said whose.
+        faults: Vec<QueueFault>,
     },
     /// RocksDB cannot open or read its files.
     #[error("the database in {path} cannot be read: {reason}")]
@@ -169,6 +239,44 @@ pub enum CommitFailure {
     Unknown(String),
 }
 
+/// A queue that does not hold what its manifest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueFault {
+    /// Which queue.
+    pub queue: QueueId,
+    /// Entries that are gone, at least.
+    pub missing: u64,
+    /// Entries that do not belong there, at least: put back after they were removed, or foreign.
+    pub extra: u64,
+    /// The one that is gone, where it could be told.
+    pub gone: Option<Seq>,
+}
+
+/// At most this many queues are named in one line.
+const FAULTS_SHOWN_MAX: usize = 5;
+
+struct QueueFaults<'a>(&'a [QueueFault]);
+
+impl std::fmt::Display for QueueFaults<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("manifests were removed, put back or replaced by older ones");
+        }
+        for (i, fault) in self.0.iter().take(FAULTS_SHOWN_MAX).enumerate() {
+            let separator = if i == 0 { "" } else { "; " };
+            write!(f, "{separator}queue {}: {} missing", fault.queue.0, fault.missing)?;
+            if let Some(seq) = fault.gone {
+                write!(f, " (entry {})", seq.0)?;
+            }
+            write!(f, ", {} extra", fault.extra)?;
+        }
+        match self.0.len().checked_sub(FAULTS_SHOWN_MAX) {
+            Some(more) if more > 0 => write!(f, "; and {more} more queues"),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl StoreError {
     /// A stable name for scripts, logs and manuals.
     pub fn code(&self) -> &'static str {
@@ -185,6 +293,13 @@ impl StoreError {
             StoreError::Descriptor { .. } => "E_DESCRIPTOR_CORRUPT",
             StoreError::PlainInSealed { .. } => "E_PLAIN_IN_SEALED",
             StoreError::DatabaseMissing { .. } => "E_DB_MISSING",
+            StoreError::LogCorrupt { code, .. } => code,
+            StoreError::OpenTimeout { .. } => "E_OPEN_TIMEOUT",
+            StoreError::Rollback { .. } => "E_STORE_ROLLBACK",
+            StoreError::AnchorMissing { .. } => "E_ANCHOR_MISSING",
+            StoreError::AnchorCorrupt { .. } => "E_ANCHOR_CORRUPT",
+            StoreError::AnchorForeign { .. } => "E_ANCHOR_FOREIGN",
+            StoreError::QueueIntegrity { .. } => "E_QUEUE_INTEGRITY",
             StoreError::Database { .. } => "E_DB_CORRUPT",
             StoreError::MetadataDamaged { .. } => "E_METADATA_DAMAGED",
             StoreError::DataKeyMissing { .. } => "E_DEK_MISSING",
@@ -228,6 +343,27 @@ impl StoreError {
             }
             StoreError::Database { .. } | StoreError::MetadataDamaged { .. } => {
                 "restore the data directory from a backup; keep the damaged one for examination"
+            }
+            StoreError::LogCorrupt { .. } => {
+                "restore the data directory from a backup, or the file if you have a sound copy; keep the damaged one for examination"
+            }
+            StoreError::OpenTimeout { .. } => {
+                "check the disk; if it is sound, restore the data directory from a backup and keep this one for examination"
+            }
+            StoreError::Rollback { .. } => {
+                "restore the newer data directory; to go on with this older state, give its commit to --accept-rollback once"
+            }
+            StoreError::AnchorMissing { .. } => {
+                "put the anchor back, or name its place (at_rest.anchor.path); if it is lost for good, give the commit to --accept-rollback once"
+            }
+            StoreError::AnchorCorrupt { .. } => {
+                "restore the newest copy of the anchor; if there is none, give the commit to --accept-rollback once"
+            }
+            StoreError::AnchorForeign { .. } => {
+                "name this store's anchor in at_rest.anchor.path; if a new store is meant, move the old anchor away"
+            }
+            StoreError::QueueIntegrity { .. } => {
+                "restore the data directory from a backup, or start once with --quarantine to serve what is there"
             }
             StoreError::DataKeyMissing { .. } => "restore the newest keyring; it holds the missing keys",
             StoreError::System { .. } => "check the limits of the process and its system call filter",

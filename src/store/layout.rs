@@ -106,7 +106,7 @@ const DELIVERY_COUNT: u8 = 0x03;
 const KEY_BYTES_MAX: usize = 17;
 
 /// A RocksDB key without an allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     bytes: [u8; KEY_BYTES_MAX],
     len: usize,

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::record::Manifest;
 use crate::broker::id::{QueueId, Seq};
+use crate::limits::EXTRA_ENTRIES_MAX;
 use crate::seal::multiset::Multiset;
 
 /// Removed entries that may stay in the middle of a queue's list before it is packed.
@@ -14,7 +15,9 @@ const DEAD_MIN: usize = 1024;
 /// All queues.
 pub(super) struct Ledger {
     queues: HashMap<QueueId, QueueLedger, foldhash::fast::RandomState>,
-    multiset: Option<Multiset>,
+    multiset: Multiset,
+    /// The sums are under a key; not so in a plain store.
+    is_keyed: bool,
     touched: Vec<QueueId>,
     /// Live entries that have a record of their deliveries beside them.
     counted: HashSet<(QueueId, Seq), foldhash::fast::RandomState>,
@@ -31,6 +34,8 @@ struct QueueLedger {
     delivered_up_to: u64,
     touched: bool,
     has_manifest: bool,
+    /// Entries that stand in the database and are no part of the queue: never delivered, cleared away with it.
+    extra: Vec<u64>,
 }
 
 struct Live {
@@ -54,12 +59,46 @@ pub(super) struct Dropped {
 }
 
 impl Ledger {
-    pub(super) fn new(multiset: Option<Multiset>) -> Ledger {
-        Ledger { queues: HashMap::default(), multiset, touched: Vec::new(), counted: HashSet::default() }
+    pub(super) fn new(multiset: Multiset, is_keyed: bool) -> Ledger {
+        let (queues, counted) = (HashMap::default(), HashSet::default());
+        Ledger { queues, multiset, is_keyed, touched: Vec::new(), counted }
     }
 
-    fn term(&self, queue: QueueId, seq: Seq) -> u128 {
-        self.multiset.as_ref().map_or(0, |multiset| multiset.term(queue.0, seq.0))
+    pub(super) fn is_keyed(&self) -> bool {
+        self.is_keyed
+    }
+
+    /// What an entry adds to its queue's sum.
+    pub(super) fn term(&self, queue: QueueId, seq: Seq) -> u128 {
+        self.multiset.term(queue.0, seq.0)
+    }
+
+    /// Queues that hold entries.
+    pub(super) fn queues(&self) -> impl Iterator<Item = QueueId> {
+        self.queues.iter().filter(|(_, ledger)| ledger.live_count > 0).map(|(queue, _)| *queue)
+    }
+
+    /// A queue's entries, in order.
+    pub(super) fn live(&self, queue: QueueId) -> impl Iterator<Item = Seq> {
+        let ledger = self.queues.get(&queue);
+        let entries = ledger.into_iter().flat_map(|ledger| &ledger.entries);
+        entries.filter(|entry| !entry.dead).map(|entry| Seq(entry.seq))
+    }
+
+    /// An entry that was found turns out to be no part of its queue.
+    pub(super) fn exclude(&mut self, queue: QueueId, seq: Seq) {
+        if self.delete(queue, seq)
+            && let Some(ledger) = self.queues.get_mut(&queue)
+        {
+            ledger.extra.push(seq.0);
+        }
+    }
+
+    /// Writes the queue's manifest anew with the next commit.
+    pub(super) fn rewrite(&mut self, queue: QueueId) {
+        if let Some(ledger) = self.queues.get_mut(&queue) {
+            ledger.touch(queue, &mut self.touched);
+        }
     }
 
     /// An entry of `bytes` message bytes is in the batch.
@@ -145,6 +184,7 @@ impl Ledger {
         let seqs: VecDeque<Seq> =
             ledger.entries.iter().filter(|entry| !entry.dead).map(|entry| Seq(entry.seq)).collect();
         let counted = seqs.iter().copied().filter(|seq| self.uncount(queue, *seq)).collect();
+        let seqs = seqs.into_iter().chain(ledger.extra.iter().copied().map(Seq)).collect();
         Dropped { seqs, counted, has_manifest: ledger.has_manifest }
     }
 
@@ -153,6 +193,7 @@ impl Ledger {
         let ledger = self.queues.entry(manifest.queue).or_default();
         ledger.next_seq = ledger.next_seq.max(manifest.next_seq.0);
         ledger.delivered_up_to = manifest.delivered_up_to.0;
+        ledger.extra = manifest.extra.iter().map(|seq| seq.0).collect();
         ledger.has_manifest = true;
     }
 
@@ -204,6 +245,7 @@ impl QueueLedger {
             commit_seq,
             delivered_up_to: Seq(self.delivered_up_to),
             dropping: false,
+            extra: self.extra.iter().take(EXTRA_ENTRIES_MAX).copied().map(Seq).collect(),
         }
     }
 }
@@ -218,7 +260,7 @@ mod tests {
     const QUEUE: QueueId = QueueId(5);
 
     fn ledger() -> Ledger {
-        Ledger::new(Some(Multiset::new(&Secret::take(&mut [4; 32]))))
+        Ledger::new(Multiset::new(&Secret::take(&mut [4; 32])), true)
     }
 
     proptest! {
@@ -269,6 +311,20 @@ mod tests {
         assert!(!ledger.uncount(QUEUE, Seq(2)), "once");
         assert!(!ledger.count(QUEUE, Seq(2)) && !ledger.count(QueueId(6), Seq(3)));
         assert_eq!(ledger.drop_queue(QUEUE).counted, [Seq(3)]);
+    }
+
+    #[test]
+    fn an_excluded_entry_is_not_counted_and_goes_with_its_queue() {
+        let mut ledger = ledger();
+        (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1).unwrap());
+        ledger.exclude(QUEUE, Seq(2));
+        assert_eq!(ledger.live(QUEUE).collect::<Vec<_>>(), [Seq(1), Seq(3)]);
+        let manifest = ledger.manifest(QUEUE);
+        assert_eq!((manifest.live_count, &manifest.extra[..]), (2, &[Seq(2)][..]));
+        let mut recovered = self::ledger();
+        recovered.recovered(&manifest);
+        assert_eq!(recovered.manifest(QUEUE).extra, [Seq(2)]);
+        assert_eq!(ledger.drop_queue(QUEUE).seqs, [Seq(1), Seq(3), Seq(2)]);
     }
 
     #[test]

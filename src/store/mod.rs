@@ -11,9 +11,12 @@
 //! |---|---|
 //! | `SEALMQ_STORE` | what the directory is ([`Mode`]), authenticated |
 //! | `keyring`, `keyring.mirror` | the sealed keys, twice |
+//! | `anchor` | how far the store has come; may lie elsewhere |
 //! | `store.lock` | held while the store is open |
 //! | `db/` | RocksDB: column families `default`, `q`, `b` |
 
+mod anchor;
+mod blob_files;
 mod body;
 mod commit;
 mod committer;
@@ -25,10 +28,15 @@ mod keyring_file;
 mod layout;
 mod ledger;
 mod open;
+mod preflight;
+mod presence;
 mod record;
+mod recovered;
 mod recovery;
 mod rocks;
 mod sealing;
+mod verify;
+mod watchdog;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,11 +48,13 @@ use std::time::{Duration, Instant};
 pub use body::SharedBody;
 pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
-pub use error::{CommitFailure, StoreError};
+pub use error::{CommitFailure, QueueFault, StoreError};
 pub use kek::{kek_from_file, kek_from_text};
 pub use layout::RowKind;
+#[doc(hidden)]
+pub use preflight::{LogState, check_log};
 pub use record::EntryMeta;
-pub use recovery::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
+pub use recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
 
 use crate::broker::id::{BodyId, RowId};
 use crate::broker::message::Message;
@@ -59,6 +69,20 @@ pub struct OpenOptions {
     pub mode: Mode,
     /// Needed by a sealed store.
     pub kek: Option<Kek>,
+    /// Where the anchor lies; `anchor` in the data directory by default. On another disk it also tells of a data
+    /// directory that was put back to an older state as a whole.
+    pub anchor: Option<PathBuf>,
+    /// Opens a store that is behind its anchor, or lost it, if its last commit is this one.
+    pub accept_rollback: Option<u64>,
+    /// Opens a store whose queues do not hold what was committed, and serves what is there.
+    pub quarantine: bool,
+}
+
+impl OpenOptions {
+    /// Opens with the anchor in the data directory, and accepts no fault.
+    pub fn new(dir: impl Into<PathBuf>, mode: Mode, kek: Option<Kek>) -> OpenOptions {
+        OpenOptions { dir: dir.into(), mode, kek, anchor: None, accept_rollback: None, quarantine: false }
+    }
 }
 
 /// An open store. Dropping the last reference closes it.

@@ -1,5 +1,5 @@
-//! From a directory to a running store: lock, descriptor, keyring, database, recovery, a new data key, the
-//! first commit, the thread. Nothing that is there is ever made anew.
+//! From a directory to a running store: lock, descriptor, keyring, anchor, a look at the logs, database, recovery,
+//! a new data key, the first commit, the thread. Nothing that is there is ever made anew.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::anchor::{self, ANCHOR_FILE, Demand, Mark};
 use super::commit::{Core, DeliveryMarks, Op};
 use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
@@ -15,11 +16,16 @@ use super::error::StoreError;
 use super::files;
 use super::keyring_file::KeyringFile;
 use super::ledger::Ledger;
-use super::recovery::{Recovered, restore};
-use super::rocks::Rocks;
+use super::preflight::{self, Findings};
+use super::presence::Presence;
+use super::recovered::Recovered;
+use super::recovery::{Counts, Terms, judge, restore};
+use super::rocks::{Rocks, Tail};
 use super::sealing::{Opening, Sealing};
+use super::watchdog::{self, watched};
 use super::{OpenOptions, Store};
 use crate::seal::Kek;
+use crate::seal::key::{AnchorKey, RootKey, Secret};
 use crate::seal::multiset::Multiset;
 use crate::seal::nonce;
 use crate::seal::record::{Key, Opener, Sealer};
@@ -44,53 +50,104 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.
 pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
-    let OpenOptions { dir, mode, kek } = options;
+    let OpenOptions { dir, mode, kek, anchor, accept_rollback, quarantine } = options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     files::create_dir(&dir)?;
     let Some(lock) = files::lock(&dir, LOCK_FILE)? else {
         return Err(StoreError::Locked { dir });
     };
-    let Identity { store, mut keyring } = identify(&dir, mode, kek.as_ref())?;
+    let anchor = anchor.unwrap_or_else(|| dir.join(ANCHOR_FILE));
+    let Identity { store, mut keyring } = identify(&dir, mode, kek.as_ref(), &anchor)?;
     drop(kek);
-    let database = dir.join(DATABASE_DIR);
     let generation = keyring.as_ref().map(|file| file.ring().generation);
-    if let Some(generation) = generation.filter(|g| *g > 1 && !database.join("CURRENT").exists()) {
-        return Err(StoreError::DatabaseMissing { dir, generation });
-    }
-    // Checking the log and the MANIFEST (store.md 6.6) belongs here, before RocksDB reads them.
-    files::create_dir(&database)?;
-    files::sync_dir(&dir)?;
-    let rocks = Arc::new(Rocks::open(&database)?);
+    let root = keyring.as_ref().map(|file| &file.ring().root);
+    let key = root.map_or_else(AnchorKey::public, RootKey::anchor);
+    let demand = Demand::read(anchor, &store, &key, accept_rollback)?;
+    let terms = Terms { dir: &dir, demand: &demand, generation, quarantine };
     let mut opening = match &keyring {
         None => Opening::Plain,
         Some(file) => Opening::Sealed(Box::new(Opener::new(file.keys(), store))),
     };
-    let multiset = keyring.as_ref().map(|file| Multiset::new(&file.ring().root.multiset()));
-    let restored = restore(&dir, &rocks, &mut opening, Ledger::new(multiset), generation)?;
+    let rocks = Arc::new(database(&terms, &mut opening, || counts(root))?);
+    let restored = restore(&terms, &rocks, &mut opening, counts(root))?;
+    let wall_ms = now_ms();
+    let commit_seq = restored.commit.commit_seq;
+    let mark = Mark { commit_seq, generation: generation.unwrap_or_default(), wall_ms };
+    let anchor = demand.start(store, key, mark)?;
     let (sealing, data_key) = match &mut keyring {
         None => (Sealing::Plain, None),
         Some(file) => {
-            let key = file.next_data_key(now_ms(), |id| restored.uses(id))?;
+            let key = file.next_data_key(wall_ms, |id| restored.uses(id))?;
             (sealing(&dir, file, &key)?, Some(key))
         }
     };
     let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key));
+    let Counts { ledger, presence } = restored.counts;
     let committer = Committer {
         core,
         rocks,
         sealing,
-        ledger: restored.ledger,
+        ledger,
+        presence,
+        anchor,
         keyring,
         purges: restored.purges.into(),
         delivered: DeliveryMarks::default(),
-        commit_seq: restored.commit.commit_seq,
+        commit_seq,
         key_since: Instant::now(),
         key_records: 0,
         value: Vec::new(),
         _lock: lock,
     };
     Ok((committer, restored.recovered, store))
+}
+
+fn counts(root: Option<&RootKey>) -> Counts {
+    let sum = |key: Option<Secret<32>>| key.map_or_else(Multiset::public, |key| Multiset::new(&key));
+    let ledger = Ledger::new(sum(root.map(RootKey::multiset)), root.is_some());
+    Counts { ledger, presence: Presence::new(sum(root.map(RootKey::state))) }
+}
+
+/// Opens the database after a look at its logs. One that was cut short is first opened for reading only: if
+/// something that was promised is gone, its files stay as they are.
+fn database(
+    terms: &Terms<'_>,
+    opening: &mut Opening,
+    counts: impl FnOnce() -> Counts,
+) -> Result<Rocks, StoreError> {
+    let path = terms.dir.join(DATABASE_DIR);
+    let findings = match preflight::check(&path)? {
+        Some(findings) => findings,
+        None => {
+            let evidence = match (terms.generation, terms.demand.commit_seq()) {
+                (Some(generation), _) if generation > 1 => format!("its keyring has generation {generation}"),
+                (_, commit_seq) if commit_seq > 0 => format!("its anchor tells of commit {commit_seq}"),
+                _ => String::new(),
+            };
+            if !evidence.is_empty() {
+                return Err(StoreError::DatabaseMissing { dir: terms.dir.to_path_buf(), evidence });
+            }
+            files::create_dir(&path)?;
+            files::sync_dir(terms.dir)?;
+            Findings::default()
+        }
+    };
+    let (limit, said) = (watchdog::limit(findings.bytes), findings.to_string());
+    let tail = if findings.is_torn() { Tail::Torn } else { Tail::Whole };
+    // A store whose creation was cut short has nothing to lose, and may lack column families.
+    if tail == Tail::Torn && !terms.is_new() {
+        tracing::info!("an interrupted write: {said}");
+        let torn = path.clone();
+        let rocks = watched(&path, limit, &said, move || Rocks::look(&torn))?;
+        if findings.is_deep {
+            restore(terms, &rocks, opening, counts())?;
+        } else {
+            judge(terms, &rocks, opening)?;
+        }
+    }
+    let opened = path.clone();
+    watched(&path, limit, &said, move || Rocks::open(&opened, tail))
 }
 
 fn sealing(dir: &Path, file: &KeyringFile, data: &Arc<Key>) -> Result<Sealing, StoreError> {
@@ -118,8 +175,14 @@ fn warn_of_quarantine(recovered: &Recovered) {
 }
 
 /// Says which store this is, and makes a new one where there is none.
-fn identify(dir: &Path, mode: Mode, kek: Option<&Kek>) -> Result<Identity, StoreError> {
-    let Some(descriptor) = Descriptor::read(dir)? else { return create(dir, mode, kek) };
+fn identify(dir: &Path, mode: Mode, kek: Option<&Kek>, anchor: &Path) -> Result<Identity, StoreError> {
+    let Some(descriptor) = Descriptor::read(dir)? else {
+        // An anchor outlives its store, when somebody takes that away as a whole.
+        if anchor::exists(anchor) && !dir.join(DATABASE_DIR).exists() && !KeyringFile::exists(dir) {
+            return Err(StoreError::AnchorForeign { path: anchor.to_path_buf() });
+        }
+        return create(dir, mode, kek);
+    };
     if descriptor.mode != mode {
         return Err(StoreError::PlainInSealed {
             dir: dir.to_path_buf(),

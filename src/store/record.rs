@@ -1,11 +1,14 @@
-//! What is written, before sealing: entries, bodies, manifests, the commit row, rows (store.md 6.5).
+//! What is written, before sealing: entries, bodies, manifests, the commit row, rows.
 //!
 //! A plain-insecure store holds the same bytes behind `0x00`, one line of JSON for the reader of a hex dump,
 //! and a newline. Only the bytes behind the newline are read back, so the body stands there verbatim.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::layout::RowKind;
+use super::presence::Sums;
 use crate::broker::id::{BodyId, QueueId, RowId, Seq};
 use crate::broker::letters::Died;
 use crate::broker::message::Message;
@@ -240,7 +243,7 @@ fn strip(text: &[u8], bad: BadContent) -> Result<&[u8], BadContent> {
 }
 
 /// A queue's counts, rewritten by each commit that touches the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) queue: QueueId,
     pub(super) next_seq: Seq,
@@ -248,12 +251,14 @@ pub(super) struct Manifest {
     pub(super) head: Seq,
     pub(super) live_count: u64,
     pub(super) live_bytes: u64,
-    /// Keyed sum over the live entries; 0 in a plain store.
+    /// Sum over the live entries, under a key that everybody knows in a plain store.
     pub(super) multiset: u128,
     pub(super) commit_seq: u64,
     pub(super) delivered_up_to: Seq,
     /// The queue is gone; its entries are being cleared away.
     pub(super) dropping: bool,
+    /// Entries in quarantine that are no part of the queue and not counted.
+    pub(super) extra: Vec<Seq>,
 }
 
 impl Record for Manifest {
@@ -266,7 +271,8 @@ impl Record for Manifest {
             out.extend_from_slice(&number.to_be_bytes());
         }
         out.extend_from_slice(&self.multiset.to_be_bytes());
-        for number in [self.commit_seq, self.delivered_up_to.0, u64::from(self.dropping)] {
+        let rest = [self.commit_seq, self.delivered_up_to.0, u64::from(self.dropping)];
+        for number in rest.into_iter().chain(self.extra.iter().map(|seq| seq.0)) {
             out.extend_from_slice(&number.to_be_bytes());
         }
     }
@@ -279,7 +285,7 @@ impl Record for Manifest {
 /// Reads a manifest back.
 pub(super) fn read_manifest(text: &[u8]) -> Result<Manifest, BadContent> {
     let mut cursor = Cursor(text, BadContent("a manifest"));
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         queue: QueueId(cursor.u64()?),
         next_seq: Seq(cursor.u64()?),
         head: Seq(cursor.u64()?),
@@ -289,8 +295,11 @@ pub(super) fn read_manifest(text: &[u8]) -> Result<Manifest, BadContent> {
         commit_seq: cursor.u64()?,
         delivered_up_to: Seq(cursor.u64()?),
         dropping: cursor.u64()? != 0,
+        extra: Vec::new(),
     };
-    cursor.must_be_empty()?;
+    while !cursor.0.is_empty() {
+        manifest.extra.push(Seq(cursor.u64()?));
+    }
     Ok(manifest)
 }
 
@@ -342,7 +351,7 @@ pub(super) fn read_delivery_count(text: &[u8]) -> Result<(u32, Option<Died>), Ba
 }
 
 /// The store-wide counters, written by every commit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CommitRow {
     pub(super) commit_seq: u64,
     pub(super) wall_ms: u64,
@@ -351,6 +360,10 @@ pub(super) struct CommitRow {
     pub(super) row_id_next: u64,
     /// The last commit before an orderly end.
     pub(super) clean: bool,
+    /// What rows and manifests there are; `None` in a row of a version that did not say so.
+    pub(super) sums: Option<Sums>,
+    /// Where the anchor lies; `None` in a row of a version without anchors.
+    pub(super) anchor: Option<Arc<[u8]>>,
 }
 
 impl Record for CommitRow {
@@ -363,6 +376,11 @@ impl Record for CommitRow {
             [self.commit_seq, self.wall_ms, self.body_id_next, self.keyring_generation, self.row_id_next];
         numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
         out.push(u8::from(self.clean));
+        if let (Some(sums), Some(anchor)) = (self.sums, &self.anchor) {
+            out.extend_from_slice(&sums.rows.to_be_bytes());
+            out.extend_from_slice(&sums.manifests.to_be_bytes());
+            out.extend_from_slice(anchor);
+        }
     }
 
     fn describe(&self) -> serde_json::Value {
@@ -373,15 +391,21 @@ impl Record for CommitRow {
 /// Reads the commit row back.
 pub(super) fn read_commit(text: &[u8]) -> Result<CommitRow, BadContent> {
     let mut cursor = Cursor(text, BadContent("a commit row"));
-    let row = CommitRow {
+    let mut row = CommitRow {
         commit_seq: cursor.u64()?,
         wall_ms: cursor.u64()?,
         body_id_next: cursor.u64()?,
         keyring_generation: cursor.u64()?,
         row_id_next: cursor.u64()?,
         clean: cursor.array::<1>()? == [1],
+        sums: None,
+        anchor: None,
     };
-    cursor.must_be_empty()?;
+    if !cursor.0.is_empty() {
+        let (rows, manifests) = (cursor.array()?, cursor.array()?);
+        let sums = Sums { rows: u128::from_be_bytes(rows), manifests: u128::from_be_bytes(manifests) };
+        (row.sums, row.anchor) = (Some(sums), Some(cursor.0.into()));
+    }
     Ok(row)
 }
 
@@ -527,6 +551,7 @@ mod tests {
                 commit_seq: b,
                 delivered_up_to: Seq(c),
                 dropping: flag,
+                extra: vec![Seq(d); (a % 3) as usize],
             };
             prop_assert_eq!(read_manifest(&text(&manifest, Padding::Padme)), Ok(manifest));
             let commit = CommitRow {
@@ -536,6 +561,8 @@ mod tests {
                 keyring_generation: d,
                 row_id_next: a,
                 clean: flag,
+                sums: flag.then_some(Sums { rows: e, manifests: u128::from(b) }),
+                anchor: flag.then(|| b"/var/lib/anchor"[..].into()),
             };
             prop_assert_eq!(read_commit(&text(&commit, Padding::Padme)), Ok(commit));
         }

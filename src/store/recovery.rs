@@ -1,102 +1,62 @@
 //! From the database to what the engine starts with: rows, queues in order, messages. It changes nothing.
 //!
 //! What does not open is never passed over: a row, a manifest or the commit row refuses the start; an entry
-//! or a body goes into quarantine, where it is neither delivered nor deleted (store.md 3). The manifests'
-//! sums are kept, and their verification has its place at [`Scan::manifest`].
+//! or a body goes into quarantine, where it is neither delivered nor deleted. That all is there, and
+//! nothing else, is verified at the end (verify.rs).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::anchor::Demand;
 use super::body::SharedBody;
 use super::committer::Purge;
-use super::error::StoreError;
-use super::layout::{Family, Key, MetaKey, RowKind, parse_body, parse_entry, parse_meta};
+use super::error::{QueueFault, StoreError};
+use super::layout::{Family, Key, MetaKey, parse_body, parse_entry, parse_meta};
 use super::ledger::Ledger;
+use super::presence::{Kept, Presence};
 use super::record::{
     BodyRef, CommitRow, EntryMeta, Manifest, read_body, read_commit, read_delivery_count, read_entry,
     read_manifest, read_row,
 };
+use super::recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
 use super::rocks::Rocks;
-use super::sealing::{Facts, Opening, Unreadable};
-use crate::broker::id::{BodyId, QueueId, RowId, Seq};
+use super::sealing::{Facts, Opening, Unreadable, name_of};
+use super::verify::{Examined, examine};
+use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::broker::letters::Died;
 use crate::broker::message::Message;
 use crate::seal::envelope::{FLAG_LAST, Kind, Malformed, parse};
 use crate::seal::record::NotOpened;
 use crate::seal::xaes::Tag;
 
-/// All that a store held when it was opened.
-#[derive(Debug)]
-pub struct Recovered {
-    /// The topology, in the order of [`RowKind::ALL`].
-    pub rows: Vec<Row>,
-    /// Durable queues that ever held an entry, by id.
-    pub queues: Vec<RecoveredQueue>,
-    /// The store was closed in order; `false` after a crash.
-    pub clean: bool,
-    /// Entries that cannot be read.
-    pub quarantined: Vec<Quarantined>,
-    /// The store is new.
-    pub created: bool,
+/// What a database is held against.
+pub(super) struct Terms<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) demand: &'a Demand,
+    /// The keyring's, `None` in a plain store.
+    pub(super) generation: Option<u64>,
+    /// Open even if queues do not hold what was committed.
+    pub(super) quarantine: bool,
 }
 
-/// A row of the topology.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Row {
-    /// What it is.
-    pub kind: RowKind,
-    /// Its number.
-    pub id: RowId,
-    /// What the engine wrote.
-    pub plaintext: Vec<u8>,
+impl Terms<'_> {
+    /// Nothing was ever committed, as far as can be seen from outside the database.
+    pub(super) fn is_new(&self) -> bool {
+        self.demand.is_missing() && self.generation.unwrap_or_default() <= 1
+    }
 }
 
-/// A queue's content.
-#[derive(Debug)]
-pub struct RecoveredQueue {
-    /// Which queue.
-    pub id: QueueId,
-    /// The next place to be given out.
-    pub next_seq: Seq,
-    /// Entries up to here may have been delivered before.
-    pub delivered_up_to: Seq,
-    /// In order.
-    pub entries: Vec<RecoveredEntry>,
-}
-
-/// A message in its place.
-#[derive(Debug)]
-pub struct RecoveredEntry {
-    /// Its place in the queue.
-    pub seq: Seq,
-    /// The message.
-    pub message: Message,
-    /// The body that it shares, to be given to [`super::Appender::delete`].
-    pub shared: Option<Arc<SharedBody>>,
-    /// Its other facts.
-    pub meta: EntryMeta,
-    /// How often it came back from a consumer.
-    pub delivery_count: u32,
-    /// It is a dead letter that its queue keeps.
-    pub died: Option<Died>,
-}
-
-/// An entry that cannot be read: it stays in the store, is not delivered, and goes with its queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quarantined {
-    /// Its queue.
-    pub queue: QueueId,
-    /// Its place.
-    pub seq: Seq,
-    /// A stable code: `E_RECORD_FORGED`, `E_RECORD_DAMAGED`, `E_BODY_MISSING`, `E_BODY_SWAPPED`.
-    pub code: &'static str,
+/// What recovery counts, still empty.
+pub(super) struct Counts {
+    pub(super) ledger: Ledger,
+    pub(super) presence: Presence,
 }
 
 /// What else the committer starts with.
 pub(super) struct Restored {
     pub(super) recovered: Recovered,
-    pub(super) ledger: Ledger,
+    pub(super) counts: Counts,
     pub(super) purges: Vec<Purge>,
     pub(super) commit: CommitRow,
     pub(super) next_body: u64,
@@ -112,6 +72,9 @@ impl Restored {
         self.keep_all_keys || self.used_keys.contains(&key_id)
     }
 }
+
+/// The code of an entry that is no part of its queue.
+const EXTRA: &str = "E_ENTRY_EXTRA";
 
 struct Body {
     content: Result<Message, Unreadable>,
@@ -158,12 +121,12 @@ struct FoundEntry {
 }
 
 struct Scan<'a> {
-    dir: &'a Path,
+    terms: &'a Terms<'a>,
     opening: &'a mut Opening,
     text: Vec<u8>,
     rows: Vec<Row>,
     manifests: BTreeMap<QueueId, Manifest>,
-    counts: HashMap<(QueueId, Seq), (u32, Option<Died>)>,
+    delivered: HashMap<(QueueId, Seq), (u32, Option<Died>)>,
     bodies: HashMap<BodyId, Body>,
     queues: BTreeMap<QueueId, Vec<FoundEntry>>,
     dropping: BTreeMap<QueueId, Vec<Seq>>,
@@ -172,24 +135,48 @@ struct Scan<'a> {
     keep_all_keys: bool,
     missing_keys: u64,
     missing_key: u32,
-    ledger: Ledger,
+    counts: Counts,
 }
 
-/// Reads the whole store. `generation` is the keyring's, `None` in a plain store.
-pub(super) fn restore(
-    dir: &Path,
+/// Whether the database is as new as the keyring and the anchor say; gives its commit row.
+pub(super) fn judge(
+    terms: &Terms<'_>,
     rocks: &Rocks,
     opening: &mut Opening,
-    ledger: Ledger,
-    generation: Option<u64>,
+) -> Result<Option<CommitRow>, StoreError> {
+    let key = Key::commit();
+    let row = match rocks.value(Family::Meta, &key)? {
+        None => None,
+        Some(value) => {
+            let mut text = Vec::new();
+            let opened = opening.open(&[Kind::Commit], Family::Meta, key.as_bytes(), &value, &mut text);
+            let row = opened.and_then(|_| Ok(read_commit(&text)?));
+            Some(row.map_err(|e| e.refusal(terms.dir, "the commit row"))?)
+        }
+    };
+    let expected = row.as_ref().map_or(0, |row| row.keyring_generation);
+    if let Some(found) = terms.generation.filter(|found| *found < expected) {
+        return Err(StoreError::KeyringRollback { dir: terms.dir.to_path_buf(), found, expected });
+    }
+    terms.demand.judge(terms.dir, row.as_ref(), terms.generation)?;
+    Ok(row)
+}
+
+/// Reads the whole store.
+pub(super) fn restore(
+    terms: &Terms<'_>,
+    rocks: &Rocks,
+    opening: &mut Opening,
+    counts: Counts,
 ) -> Result<Restored, StoreError> {
+    let commit = judge(terms, rocks, opening)?;
     let mut scan = Scan {
-        dir,
+        terms,
         opening,
         text: Vec::new(),
         rows: Vec::new(),
         manifests: BTreeMap::new(),
-        counts: HashMap::new(),
+        delivered: HashMap::new(),
         bodies: HashMap::new(),
         queues: BTreeMap::new(),
         dropping: BTreeMap::new(),
@@ -198,33 +185,19 @@ pub(super) fn restore(
         keep_all_keys: false,
         missing_keys: 0,
         missing_key: 0,
-        ledger,
+        counts,
     };
-    let commit = scan.commit_row(rocks)?;
-    let expected = commit.map_or(0, |row| row.keyring_generation);
-    if let Some(found) = generation.filter(|found| *found < expected) {
-        return Err(StoreError::KeyringRollback { dir: dir.to_path_buf(), found, expected });
-    }
     rocks.scan(Family::Meta, |key, value| scan.meta(key, value))?;
     scan.bodies(rocks)?;
     rocks.scan(Family::Entries, |key, value| scan.entry(key, value))?;
     if scan.missing_keys > 0 {
-        let (dir, count, key_id) = (dir.to_path_buf(), scan.missing_keys, scan.missing_key);
+        let (dir, count, key_id) = (terms.dir.to_path_buf(), scan.missing_keys, scan.missing_key);
         return Err(StoreError::DataKeyMissing { dir, count, key_id });
     }
     scan.finish(commit)
 }
 
 impl Scan<'_> {
-    fn commit_row(&mut self, rocks: &Rocks) -> Result<Option<CommitRow>, StoreError> {
-        let key = Key::commit();
-        let Some(value) = rocks.value(Family::Meta, &key)? else { return Ok(None) };
-        let kinds = &[Kind::Commit];
-        let opened = self.opening.open(kinds, Family::Meta, key.as_bytes(), &value, &mut self.text);
-        let row = opened.and_then(|_| Ok(read_commit(&self.text)?));
-        row.map(Some).map_err(|e| self.refuse("the commit row", e))
-    }
-
     fn meta(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         let Some(parsed) = parse_meta(key) else {
             return Err(self.refuse("the default column family", Unreadable::ForeignKey));
@@ -233,9 +206,10 @@ impl Scan<'_> {
             MetaKey::Commit => Ok(()),
             MetaKey::Manifest(queue) => {
                 let opened = self.opening.open(&[Kind::Manifest], Family::Meta, key, value, &mut self.text);
-                let read = opened.and_then(|_| Ok(read_manifest(&self.text)?));
-                let manifest =
+                let read = opened.and_then(|facts| Ok((facts, read_manifest(&self.text)?)));
+                let (facts, manifest) =
                     read.map_err(|e| self.refuse(&format!("the manifest of queue {}", queue.0), e))?;
+                self.keep(Kept::Manifest, &Key::manifest(queue), facts, value);
                 self.manifest(queue, manifest);
                 Ok(())
             }
@@ -244,25 +218,31 @@ impl Scan<'_> {
                 let opened = self.opening.open(kinds, Family::Meta, key, value, &mut self.text);
                 let read = opened.and_then(|_| Ok(read_delivery_count(&self.text)?));
                 let count = read.map_err(|e| self.refuse(&format!("a count of queue {}", queue.0), e))?;
-                self.counts.insert((queue, seq), count);
+                self.delivered.insert((queue, seq), count);
                 Ok(())
             }
             MetaKey::Row(kind, id) => {
                 let opened = self.opening.open(&[kind.sealed_as()], Family::Meta, key, value, &mut self.text);
-                let read = opened.and_then(|_| Ok(read_row(&self.text)?.to_vec()));
-                let plaintext = read.map_err(|e| self.refuse(&format!("{} {}", kind.name(), id.0), e))?;
+                let read = opened.and_then(|facts| Ok((facts, read_row(&self.text)?.to_vec())));
+                let (facts, plaintext) =
+                    read.map_err(|e| self.refuse(&format!("{} {}", kind.name(), id.0), e))?;
+                self.keep(Kept::Row, &Key::row(kind, id), facts, value);
                 self.rows.push(Row { kind, id, plaintext });
                 Ok(())
             }
         }
     }
 
-    /// Takes a manifest in. Comparing its count and sum with the entries found will be done from here.
+    fn keep(&mut self, kept: Kept, key: &Key, facts: Facts, value: &[u8]) {
+        let name = name_of(facts.tag, self.opening.is_plain(), key, value);
+        self.counts.presence.put(kept, key, name);
+    }
+
     fn manifest(&mut self, queue: QueueId, manifest: Manifest) {
         if manifest.dropping {
             self.dropping.insert(queue, Vec::new());
         } else {
-            self.ledger.recovered(&manifest);
+            self.counts.ledger.recovered(&manifest);
             self.manifests.insert(queue, manifest);
         }
     }
@@ -336,6 +316,10 @@ impl Scan<'_> {
             seqs.push(seq);
             return Ok(());
         }
+        if self.manifests.get(&queue).is_some_and(|manifest| manifest.extra.contains(&seq)) {
+            self.quarantined.push(Quarantined { queue, seq, code: EXTRA });
+            return Ok(());
+        }
         let entry = opened.and_then(|_| Ok(read_entry(&self.text)?));
         let found = entry.and_then(|entry| {
             let content = match entry.content {
@@ -351,11 +335,8 @@ impl Scan<'_> {
             }
             Err(_) => 0,
         };
-        self.ledger.put(queue, seq, bytes).map_err(|e| StoreError::MetadataDamaged {
-            dir: self.dir.to_path_buf(),
-            record: format!("queue {}", queue.0),
-            reason: e.to_string(),
-        })?;
+        let put = self.counts.ledger.put(queue, seq, bytes);
+        put.map_err(|e| self.damaged(format!("queue {}", queue.0), e.to_string()))?;
         match found {
             Ok(entry) => self.queues.entry(queue).or_default().push(entry),
             Err(e) => self.quarantined.push(Quarantined { queue, seq, code: e.code() }),
@@ -384,14 +365,12 @@ impl Scan<'_> {
             && self.queues.is_empty()
             && self.quarantined.is_empty();
         if commit.is_none() && !is_empty {
-            return Err(StoreError::MetadataDamaged {
-                dir: self.dir.to_path_buf(),
-                record: "the commit row".into(),
-                reason: "it is missing, and the store is not empty".into(),
-            });
+            let reason = "it is missing, and the store is not empty";
+            return Err(self.damaged("the commit row".into(), reason.into()));
         }
         let created = commit.is_none();
         let commit = commit.unwrap_or_default();
+        let faults = self.verify(&commit)?;
         let purges = self.purges();
         // A quarantined entry may name a body that now looks like nobody's.
         let next_body = self.bodies.keys().map(|id| id.0 + 1).fold(commit.body_id_next.max(1), u64::max);
@@ -400,14 +379,49 @@ impl Scan<'_> {
             self.manifests.keys().chain(self.queues.keys()).chain(self.dropping.keys()).map(|id| id.0);
         let next_row = ids.chain(queue_ids).map(|id| id + 1).fold(commit.row_id_next.max(1), u64::max);
         // What recovery found is what the manifests say; they need no rewriting.
-        self.ledger.take_touched(commit.commit_seq, |_| {});
+        self.counts.ledger.take_touched(commit.commit_seq, |_| {});
+        faults.iter().for_each(|fault| self.counts.ledger.rewrite(fault.queue));
+        if commit.sums.is_none() {
+            self.counts.ledger.touch_all();
+        }
         let (used_keys, keep_all_keys) = (std::mem::take(&mut self.used_keys), self.keep_all_keys);
         let rows = std::mem::take(&mut self.rows);
         let quarantined = std::mem::take(&mut self.quarantined);
         let queues = self.take_queues(&quarantined);
-        let recovered = Recovered { rows, queues, clean: commit.clean, quarantined, created };
-        let ledger = self.ledger;
-        Ok(Restored { recovered, ledger, purges, commit, next_body, next_row, used_keys, keep_all_keys })
+        let recovered = Recovered { rows, queues, clean: commit.clean, quarantined, faults, created };
+        let counts = self.counts;
+        Ok(Restored { recovered, counts, purges, commit, next_body, next_row, used_keys, keep_all_keys })
+    }
+
+    /// Whether everything that was committed is there, and nothing else; what is not, unless it is refused.
+    fn verify(&mut self, commit: &CommitRow) -> Result<Vec<QueueFault>, StoreError> {
+        let Counts { ledger, presence } = &self.counts;
+        let examined = examine(commit, &self.manifests, ledger, presence.sums());
+        let examined = examined.map_err(|(record, reason)| self.damaged(record, reason.into()))?;
+        if let Err(error) = examined.refuse(self.terms.dir) {
+            if !self.terms.quarantine {
+                return Err(error);
+            }
+            tracing::error!(code = error.code(), "accepted by --quarantine: {error}");
+        }
+        let Examined { faults, extras, .. } = examined;
+        for (queue, seq) in extras {
+            self.counts.ledger.exclude(queue, seq);
+            self.quarantined.retain(|entry| (entry.queue, entry.seq) != (queue, seq));
+            self.quarantined.push(Quarantined { queue, seq, code: EXTRA });
+            let Some(entries) = self.queues.get_mut(&queue) else { continue };
+            let Ok(at) = entries.binary_search_by_key(&seq, |entry| entry.seq) else { continue };
+            if let Err(body) = entries.remove(at).content
+                && let Some(body) = self.bodies.get_mut(&body)
+            {
+                body.entries -= 1;
+            }
+        }
+        Ok(faults)
+    }
+
+    fn damaged(&self, record: String, reason: String) -> StoreError {
+        StoreError::MetadataDamaged { dir: self.terms.dir.to_path_buf(), record, reason }
     }
 
     /// What a crash left to be cleared away: the rest of dropped queues, and bodies without entries.
@@ -421,8 +435,8 @@ impl Scan<'_> {
                 ..Purge::default()
             })
             .collect();
-        let (counts, ledger) = (&self.counts, &mut self.ledger);
-        let gone = counts.keys().copied().filter(|(queue, seq)| !ledger.count(*queue, *seq));
+        let (delivered, ledger) = (&self.delivered, &mut self.counts.ledger);
+        let gone = delivered.keys().copied().filter(|(queue, seq)| !ledger.count(*queue, *seq));
         let purge = Purge { counts: gone.collect(), ..Purge::default() };
         purges.extend((!purge.counts.is_empty()).then_some(purge));
         if self.quarantined.is_empty() {
@@ -455,11 +469,11 @@ impl Scan<'_> {
                         shared.get(&body).map(|body| (body.message().clone(), Some(Arc::clone(body))))?
                     }
                 };
-                let (counted, died) = self.counts.get(&(id, seq)).copied().unwrap_or_default();
+                let (counted, died) = self.delivered.get(&(id, seq)).copied().unwrap_or_default();
                 let delivery_count = counted.max(u32::from(meta.delivery_count));
                 Some(RecoveredEntry { seq, message, shared, meta, delivery_count, died })
             });
-            let manifest = self.ledger.manifest(id);
+            let manifest = self.counts.ledger.manifest(id);
             let next_seq = manifest.next_seq.max(Seq(1));
             let entries = entries.collect();
             RecoveredQueue { id, next_seq, delivered_up_to: manifest.delivered_up_to, entries }
@@ -468,18 +482,6 @@ impl Scan<'_> {
     }
 
     fn refuse(&self, record: &str, error: Unreadable) -> StoreError {
-        let dir = self.dir.to_path_buf();
-        match error {
-            Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain)) => {
-                StoreError::PlainInSealed { dir, what: record.into(), found: "plain", wanted: "sealed" }
-            }
-            Unreadable::SealedInPlain => {
-                StoreError::PlainInSealed { dir, what: record.into(), found: "sealed", wanted: "plain" }
-            }
-            Unreadable::NotOpened(NotOpened::UnknownKey(key_id)) => {
-                StoreError::DataKeyMissing { dir, count: 1, key_id }
-            }
-            e => StoreError::MetadataDamaged { dir, record: record.into(), reason: e.to_string() },
-        }
+        error.refusal(self.terms.dir, record)
     }
 }

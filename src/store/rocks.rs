@@ -1,4 +1,4 @@
-//! RocksDB, and the only file that names it: options, one synced batch, scans (store.md 5.4).
+//! RocksDB, and the only file that names it: options, one synced batch, scans.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,7 @@ use rocksdb::{
     InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
+use super::blob_files;
 use super::error::StoreError;
 use super::layout::{Family, Key};
 
@@ -39,16 +40,30 @@ pub(super) struct Batch<'a> {
     families: [&'a ColumnFamily; 3],
 }
 
+/// How the logs end (preflight.rs), which says how RocksDB is to read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// Whole: then anything that RocksDB takes exception to is an error.
+    Whole,
+    /// Cut short, as a crash leaves it: it ends before the first record that is not whole.
+    Torn,
+}
+
 impl Rocks {
     /// Opens or creates the database; all logs go to `tracing`, none to a file.
-    pub(super) fn open(path: &Path) -> Result<Rocks, StoreError> {
-        let open = || -> Result<DB, RocksError> {
-            let cache = Cache::new_hyper_clock_cache(128 * MIB, 16 * 1024);
-            let families = Family::ALL
-                .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)));
-            Ok(DB::open_cf_descriptors(&db_options()?, path, families)?)
+    pub(super) fn open(path: &Path, tail: Tail) -> Result<Rocks, StoreError> {
+        let open = || Ok(DB::open_cf_descriptors(&db_options(tail)?, path, families())?);
+        let db = open().map_err(|e: RocksError| database_error(path, &e))?;
+        Ok(Rocks { db, path: path.to_path_buf() })
+    }
+
+    /// Opens a torn database for reading only, and changes none of its files.
+    pub(super) fn look(path: &Path) -> Result<Rocks, StoreError> {
+        let open = || {
+            let (options, families) = (db_options(Tail::Torn)?, families());
+            Ok(DB::open_cf_descriptors_read_only(&options, path, families, false)?)
         };
-        let db = open().map_err(|e| database_error(path, &e))?;
+        let db = open().map_err(|e: RocksError| database_error(path, &e))?;
         Ok(Rocks { db, path: path.to_path_buf() })
     }
 
@@ -95,7 +110,15 @@ impl Rocks {
             visit(key, value)?;
             rows.next();
         }
-        rows.status().map_err(|e| failed(&e.into()))
+        rows.status().map_err(|e| {
+            let RocksError(mut reason) = e.into();
+            if reason.contains("Blob")
+                && let Some((path, offset)) = blob_files::find_damage(&self.path)
+            {
+                reason = format!("{reason}: {} is damaged at byte {offset}", path.display());
+            }
+            failed(&RocksError(reason))
+        })
     }
 }
 
@@ -140,13 +163,20 @@ fn database_error(path: &Path, error: &RocksError) -> StoreError {
     StoreError::Database { path: path.to_path_buf(), reason: error.to_string() }
 }
 
-fn db_options() -> Result<Options, RocksError> {
+fn families() -> [ColumnFamilyDescriptor; 3] {
+    let cache = Cache::new_hyper_clock_cache(128 * MIB, 16 * 1024);
+    Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache)))
+}
+
+fn db_options(tail: Tail) -> Result<Options, RocksError> {
     // Without this the host's name is written into every SST file.
     let mut options = Options::default().get_options_from_string("db_host_id=;")?;
     options.create_if_missing(true);
     options.create_missing_column_families(true);
-    // A torn last record is what a crash leaves behind; anything else in the log is an error.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_wal_recovery_mode(match tail {
+        Tail::Whole => DBRecoveryMode::AbsoluteConsistency,
+        Tail::Torn => DBRecoveryMode::PointInTime,
+    });
     options.set_paranoid_checks(true);
     options.set_max_open_files(512);
     // A small column family that never flushes would otherwise keep the whole log alive.

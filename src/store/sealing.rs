@@ -1,5 +1,10 @@
 //! Records to values and back, in either mode: sealed, or plain with a line of JSON in front (record.rs).
 
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::error::StoreError;
 use super::layout::{Family, Key};
 use super::record::{BadContent, Padding, Record};
 use crate::seal::envelope::{HEADER_BYTES, Kind, Malformed, VERSION_PLAIN};
@@ -29,6 +34,10 @@ impl Sealing {
             Sealing::Plain => Padding::None,
             Sealing::Sealed { .. } => Padding::Padme,
         }
+    }
+
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Sealing::Plain)
     }
 
     /// Makes `value` what is to be stored at the key; gives the record's tag.
@@ -103,6 +112,33 @@ impl Unreadable {
             _ => "E_RECORD_DAMAGED",
         }
     }
+
+    /// The refusal of a whole store for the sake of a record.
+    pub(super) fn refusal(self, dir: &Path, record: &str) -> StoreError {
+        let dir = dir.to_path_buf();
+        match self {
+            Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain)) => {
+                StoreError::PlainInSealed { dir, what: record.into(), found: "plain", wanted: "sealed" }
+            }
+            Unreadable::SealedInPlain => {
+                StoreError::PlainInSealed { dir, what: record.into(), found: "sealed", wanted: "plain" }
+            }
+            Unreadable::NotOpened(NotOpened::UnknownKey(key_id)) => {
+                StoreError::DataKeyMissing { dir, count: 1, key_id }
+            }
+            e => StoreError::MetadataDamaged { dir, record: record.into(), reason: e.to_string() },
+        }
+    }
+}
+
+/// By what a record of the default column family is named in a sum (presence.rs): its tag; in a plain store, where
+/// tags are zeros, a hash.
+pub(super) fn name_of(tag: Tag, is_plain: bool, key: &Key, value: &[u8]) -> Tag {
+    if !is_plain {
+        return tag;
+    }
+    let hash = Sha256::new().chain_update(key.as_bytes()).chain_update(value).finalize();
+    hash.first_chunk().copied().unwrap_or_default()
 }
 
 /// What is known of a value that opened.

@@ -437,12 +437,13 @@ def filled_on_disk(native, mode, where):
 
 
 @both_modes
-@pytest.mark.parametrize("where", [".log", ".blob"])
-def test_a_flipped_bit_in_a_body_refuses_the_start(native, mode, where):
+@pytest.mark.parametrize(("where", "code"), [(".log", "E_WAL_CORRUPT"), (".blob", "E_DB_CORRUPT")])
+def test_a_flipped_bit_in_a_body_refuses_the_start(native, mode, where, code):
     broker, path = filled_on_disk(native, mode, where)
     assert path.stat().st_size > len(LARGE)
     flip(path, None)
-    assert "backup" in refusal(broker, "E_DB_CORRUPT", EXIT_STORE)
+    said = refusal(broker, code, EXIT_STORE)
+    assert "backup" in said and f"{path} is damaged at byte" in said
     flip(path, None)
     broker.start()
     assert bodies(broker) == [b"first", LARGE, b"last"]

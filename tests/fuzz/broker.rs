@@ -50,7 +50,7 @@ impl House {
     }
 
     fn open(dir: TempDir) -> House {
-        let options = OpenOptions { dir: dir.path().join("store"), mode: Mode::PlainInsecure, kek: None };
+        let options = OpenOptions::new(dir.path().join("store"), Mode::PlainInsecure, None);
         let (store, recovered) = Store::open(options).expect("a store that this program wrote opens");
         assert!(recovered.quarantined.is_empty(), "entries cannot be read back");
         let engine = Engine::start(store.clone(), recovered, "/").expect("what was stored is understood");

@@ -30,7 +30,7 @@ const KINDS: usize = 5;
 impl Records {
     pub fn new() -> Records {
         let dir = tempfile::tempdir().expect("a folder");
-        let options = OpenOptions { dir: dir.path().join("store"), mode: Mode::PlainInsecure, kek: None };
+        let options = OpenOptions::new(dir.path().join("store"), Mode::PlainInsecure, None);
         let (store, _) = Store::open(options).expect("a new store");
         let kek = kek();
         let keyring = Keyring::create(&kek, [7; 16]).and_then(|keyring| keyring.encode()).expect("a keyring");
@@ -42,8 +42,14 @@ impl Records {
         let kinds = [RowKind::Exchange, RowKind::Queue, RowKind::Binding, RowKind::User, RowKind::Policy];
         let started = kinds.map(|kind| {
             let rows = vec![Row { kind, id: RowId(1), plaintext: text.to_vec() }];
-            let recovered =
-                Recovered { rows, queues: Vec::new(), clean: true, quarantined: Vec::new(), created: false };
+            let recovered = Recovered {
+                rows,
+                queues: Vec::new(),
+                clean: true,
+                quarantined: Vec::new(),
+                faults: Vec::new(),
+                created: false,
+            };
             match Engine::start(self.store.clone(), recovered, "/") {
                 Ok(engine) => (engine.queue_views().len(), engine.exchange_views().len()),
                 Err(error) => {

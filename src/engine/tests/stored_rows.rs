@@ -23,7 +23,7 @@ fn a_queue_whose_arguments_are_no_longer_taken_refuses_the_start() {
     house.store.appender().put_row(RowKind::Queue, id, QueueRow::of(&cell).encode());
     house.close();
 
-    let options = OpenOptions { dir: dir.path().to_path_buf(), mode: Mode::PlainInsecure, kek: None };
+    let options = OpenOptions::new(dir.path(), Mode::PlainInsecure, None);
     let (store, recovered) = Store::open(options).unwrap();
     let refused = Engine::start(store, recovered, "/").map(drop).unwrap_err().to_string();
     assert!(refused.contains("queue row") && refused.contains("x-message-ttl"), "{refused}");

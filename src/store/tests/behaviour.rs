@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::super::layout::{Family, Key};
-use super::super::rocks::Rocks;
+use super::super::rocks::{Rocks, Tail};
 use super::*;
 use crate::broker::letters::Died;
 use crate::broker::queue::Death;
@@ -14,7 +14,7 @@ use crate::limits::{COMMITTER_SEAL_BYTES_MAX, PURGE_KEYS_MAX};
 /// Keys that a closed store has in a family.
 fn keys(dir: &Path, family: Family) -> Vec<Vec<u8>> {
     let mut keys = Vec::new();
-    let rocks = Rocks::open(&dir.join("db")).unwrap();
+    let rocks = Rocks::open(&dir.join("db"), Tail::Whole).unwrap();
     rocks
         .scan(family, |key, _| {
             keys.push(key.to_vec());
@@ -307,7 +307,7 @@ fn manifests_hold_the_count_and_the_keyed_sum_of_what_is_there() {
     drop(store);
     let file = super::super::keyring_file::KeyringFile::open(dir.path(), &kek()).unwrap();
     let mut opener = crate::seal::record::Opener::new(file.keys(), file.ring().store);
-    let rocks = Rocks::open(&dir.path().join("db")).unwrap();
+    let rocks = Rocks::open(&dir.path().join("db"), Tail::Whole).unwrap();
     let (key, mut text) = (Key::manifest(QUEUE), Vec::new());
     let value = rocks.value(Family::Meta, &key).unwrap().unwrap();
     let kinds = &[crate::seal::envelope::Kind::Manifest];

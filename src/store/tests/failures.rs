@@ -5,44 +5,7 @@ use super::super::commit::{Op, Put};
 use super::super::error::CommitFailure;
 use super::super::keyring_file::KeyringFile;
 use super::super::layout::{Family, Key};
-use super::super::rocks::Rocks;
 use super::*;
-
-fn code(dir: &Path, mode: Mode, kek: Option<Kek>) -> &'static str {
-    let error = try_open(dir, mode, kek).map(|_| ()).unwrap_err();
-    assert!(!error.to_string().is_empty() && !error.remedy().is_empty());
-    error.code()
-}
-
-fn sealed_code(dir: &Path) -> &'static str {
-    code(dir, Mode::Sealed, Some(kek()))
-}
-
-/// A closed store with a row, three inline entries and a body that two queues share.
-fn filled(mode: Mode) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = try_open(dir.path(), mode, Some(kek())).unwrap();
-    put_range(&store, QUEUE, 1..=3);
-    let shared = store.shared_body(&message(&"body ".repeat(60_000)), 2);
-    let mut appender = store.appender();
-    appender.put(QUEUE, Seq(4), shared.message(), Some(&shared), meta(4));
-    appender.put(QueueId(2), Seq(1), shared.message(), Some(&shared), meta(5));
-    appender.put_row(RowKind::Queue, RowId(1), b"orders".to_vec());
-    drop(appender);
-    store.close().unwrap();
-    dir
-}
-
-/// Changes records as somebody could who can write to the disk and knows RocksDB.
-fn tamper(dir: &Path, change: impl FnOnce(&Rocks, &mut dyn FnMut(Family, &Key, Option<Vec<u8>>))) {
-    let rocks = Rocks::open(&dir.join("db")).unwrap();
-    let mut batch = rocks.batch(0).unwrap();
-    change(&rocks, &mut |family, key, value| match value {
-        Some(value) => batch.put(family, key, &value),
-        None => batch.delete(family, key),
-    });
-    rocks.write(batch).unwrap();
-}
 
 fn flip(dir: &Path, family: Family, key: Key, at: usize) {
     tamper(dir, |rocks, put| {
@@ -192,7 +155,7 @@ fn damaged_metadata_is_refused_and_named() {
     }
     let dir = filled(Mode::Sealed);
     tamper(dir.path(), |_, put| put(Family::Meta, &Key::commit(), None));
-    assert_eq!(sealed_code(dir.path()), "E_METADATA_DAMAGED", "a commit row that is gone");
+    assert_eq!(sealed_code(dir.path()), "E_STORE_ROLLBACK", "a commit row that is gone");
 }
 
 #[test]
@@ -235,16 +198,13 @@ fn a_body_that_is_missing_or_cut_quarantines_its_entries() {
 #[test]
 fn a_record_opens_at_its_own_place_only() {
     let dir = filled(Mode::Sealed);
-    let (two, three, nine) =
-        (Key::entry(QUEUE, Seq(2)), Key::entry(QUEUE, Seq(3)), Key::entry(QUEUE, Seq(9)));
+    let (two, three) = (Key::entry(QUEUE, Seq(2)), Key::entry(QUEUE, Seq(3)));
     tamper(dir.path(), |rocks, put| {
         let value = |key| rocks.value(Family::Entries, key).unwrap();
         put(Family::Entries, &two, value(&three));
         put(Family::Entries, &three, value(&two));
-        put(Family::Entries, &nine, value(&two));
     });
-    let forged = |seq| (1, seq, "E_RECORD_FORGED");
-    assert_eq!(quarantine(dir.path()), [forged(2), forged(3), forged(9)]);
+    assert_eq!(quarantine(dir.path()), [2, 3].map(|seq| (1, seq, "E_RECORD_FORGED")));
 }
 
 #[test]
@@ -326,7 +286,7 @@ fn every_flipped_byte_of_the_small_files_is_refused_or_harmless() {
 #[test]
 fn a_data_key_that_has_served_its_time_is_replaced_before_the_next_record() {
     let dir = filled(Mode::Sealed);
-    let options = OpenOptions { dir: dir.path().to_path_buf(), mode: Mode::Sealed, kek: Some(kek()) };
+    let options = OpenOptions::new(dir.path(), Mode::Sealed, Some(kek()));
     let (mut committer, ..) = super::super::open::prepare(options).unwrap();
     let put = |seq| {
         let (message, shared) = (message(&format!("message {seq}")), None);

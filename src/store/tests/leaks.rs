@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use super::super::rocks::{Rocks, Tail};
 use super::*;
 
 const DIE: &str = r#"{"data": {"message": "Rolling 3", "outcome": 3}, "version": "1.0.0"}"#;
@@ -83,7 +84,7 @@ fn one_message_many_times_gives_no_block_twice() {
     drop(appender);
     store.close().unwrap();
     drop(store);
-    let rocks = super::super::rocks::Rocks::open(&dir.path().join("db")).unwrap();
+    let rocks = Rocks::open(&dir.path().join("db"), Tail::Whole).unwrap();
     let mut blocks = std::collections::HashSet::new();
     rocks
         .scan(super::super::layout::Family::Entries, |_, value| {

@@ -3,6 +3,7 @@
 mod behaviour;
 mod bench;
 mod crash;
+mod damage;
 mod failures;
 mod leaks;
 
@@ -11,6 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::layout::{Family, Key};
+use super::rocks::{Rocks, Tail};
 use super::*;
 use crate::broker::id::{QueueId, Seq};
 
@@ -25,7 +28,7 @@ pub(super) fn try_open(
     mode: Mode,
     kek: Option<Kek>,
 ) -> Result<(Arc<Store>, Recovered), StoreError> {
-    Store::open(OpenOptions { dir: dir.to_path_buf(), mode, kek })
+    Store::open(OpenOptions::new(dir, mode, kek))
 }
 
 pub(super) fn open(dir: &Path) -> (Arc<Store>, Recovered) {
@@ -125,4 +128,40 @@ pub(super) fn all_bytes(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
         }
     }
     files
+}
+
+pub(super) fn code(dir: &Path, mode: Mode, kek: Option<Kek>) -> &'static str {
+    let error = try_open(dir, mode, kek).map(|_| ()).unwrap_err();
+    assert!(!error.to_string().is_empty() && !error.remedy().is_empty());
+    error.code()
+}
+
+pub(super) fn sealed_code(dir: &Path) -> &'static str {
+    code(dir, Mode::Sealed, Some(kek()))
+}
+
+/// A closed store with a row, three inline entries and a body that two queues share.
+pub(super) fn filled(mode: Mode) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = try_open(dir.path(), mode, Some(kek())).unwrap();
+    put_range(&store, QUEUE, 1..=3);
+    let shared = store.shared_body(&message(&"body ".repeat(60_000)), 2);
+    let mut appender = store.appender();
+    appender.put(QUEUE, Seq(4), shared.message(), Some(&shared), meta(4));
+    appender.put(QueueId(2), Seq(1), shared.message(), Some(&shared), meta(5));
+    appender.put_row(RowKind::Queue, RowId(1), b"orders".to_vec());
+    drop(appender);
+    store.close().unwrap();
+    dir
+}
+
+/// Changes records as somebody could who can write to the disk and knows RocksDB.
+pub(super) fn tamper(dir: &Path, change: impl FnOnce(&Rocks, &mut dyn FnMut(Family, &Key, Option<Vec<u8>>))) {
+    let rocks = Rocks::open(&dir.join("db"), Tail::Whole).unwrap();
+    let mut batch = rocks.batch(0).unwrap();
+    change(&rocks, &mut |family, key, value| match value {
+        Some(value) => batch.put(family, key, &value),
+        None => batch.delete(family, key),
+    });
+    rocks.write(batch).unwrap();
 }
