@@ -105,6 +105,9 @@ pub const EXTRA_ENTRIES_MAX: usize = 1024;
 /// Places of a queue that are tried in search of the one entry that is missing: a second's work.
 pub const MISSING_PLACES_TRIED_MAX: u64 = 1 << 25;
 
+/// Data keys in one keyring above which each new one is warned of: some messages have been there for years.
+pub const DATA_KEYS_ALARM: usize = 4096;
+
 /// Longest wait of the health probe for a commit of its own, in seconds.
 pub const PROBE_SECONDS_MAX: u64 = 5;
 
@@ -160,3 +163,12 @@ pub const LETTERS_RETRY_MS: u64 = 1000;
 
 /// Entries of one queue that one caller dead-letters before it leaves what others add to the clock's task.
 pub const DEAD_BURIED_MAX: usize = 16 * 1024;
+
+/// Fewest bytes of a passphrase that opens a keyring: Argon2id slows guessing down, it does not replace length.
+pub const PASSPHRASE_BYTES_MIN: usize = 8;
+
+/// Most bytes of a passphrase: longer than any that people type, short enough for one read.
+pub const PASSPHRASE_BYTES_MAX: usize = 1024;
+
+/// Longest wait for the answer to a change of the keyring, in seconds: four synced writes and the batch before them.
+pub const KEYRING_CHANGE_SECONDS_MAX: u64 = 30;

@@ -21,6 +21,9 @@ struct Arguments {
     /// start although queues do not hold what was committed; what is there is served, and the rest reported
     #[arg(long)]
     quarantine: bool,
+    /// read the key for data at rest from this inherited descriptor (at_rest.kek.fd)
+    #[arg(long, value_name = "NUMBER")]
+    kek_fd: Option<u32>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
     let result = match arguments.verb {
         None => {
             let accepted = Accepted { rollback: arguments.accept_rollback, quarantine: arguments.quarantine };
-            serve(arguments.config, accepted)
+            serve(arguments.config, arguments.kek_fd, accepted)
         }
         Some(Verb::Healthcheck) => check(arguments.config),
     };
@@ -49,8 +52,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Vec<PathBuf>, accepted: Accepted) -> Result<(), RunError> {
-    let config = Config::load(&Sources::of_process(config))?;
+fn serve(config: Vec<PathBuf>, kek_fd: Option<u32>, accepted: Accepted) -> Result<(), RunError> {
+    let mut sources = Sources::of_process(config);
+    let kek_fd = kek_fd.map(|number| ("--kek-fd".into(), "at_rest.kek.fd".into(), number.to_string()));
+    sources.key_flags.extend(kek_fd);
+    let config = Config::load(&sources)?;
     logging::start(&config.log)?;
     run(&config, accepted).map(drop)
 }

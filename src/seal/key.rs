@@ -105,6 +105,11 @@ impl RootKey {
         &self.0
     }
 
+    /// Whether both are one key; in constant time.
+    pub(super) fn is_same_as(&self, other: &RootKey) -> bool {
+        self.0.same_as(other.0.expose())
+    }
+
     /// Seals the list of data keys in the keyring (K_ring, store.md 6.2).
     pub fn ring(&self) -> Secret<32> {
         derive(&self.0, &[b"sealmq/v1/ring"])

@@ -7,7 +7,7 @@
 //!
 //! | What | Under | Bound to |
 //! |---|---|---|
-//! | root key, in a slot of the keyring | the KEK, from outside ([`key::Kek`]) | store, slot |
+//! | root key, in a slot of the keyring | the KEK, from outside ([`key::Kek`]) or from a passphrase ([`slot_key`]) | store, slot |
 //! | list of data keys ([`keyring`]) | K_ring, from the root key | the keyring's whole header |
 //! | topology, users, manifests, commit row | K_meta, from the root key (key id 0) | store, kind, column family, RocksDB key |
 //! | entries and bodies | a data key of the keyring | the same |
@@ -25,7 +25,9 @@ pub mod nonce;
 pub mod padding;
 pub mod password;
 pub mod record;
+pub mod slot_key;
 pub mod xaes;
 
 pub use key::Kek;
 pub use nonce::random;
+pub use slot_key::{Credential, Passphrase};

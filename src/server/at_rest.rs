@@ -20,6 +20,18 @@ pub enum KekSource {
     File(PathBuf),
     /// A value from the environment: 64 hex digits or 44 base64 characters, checked by whoever loads it.
     Value(Secret),
+    /// A file that systemd has put into `$CREDENTIALS_DIRECTORY`.
+    Credential(PathBuf),
+    /// A descriptor that the broker inherits, with the content of a key file.
+    Descriptor(u32),
+    /// A program and its arguments that prints the content of a key file; no shell.
+    Command(Vec<String>),
+    /// A passphrase in a file.
+    PassphraseFile(PathBuf),
+    /// A passphrase from a descriptor that the broker inherits.
+    PassphraseDescriptor(u32),
+    /// A passphrase that somebody types at the terminal.
+    PassphrasePrompt,
     /// No key and no store exist yet: make one at this path (0400, its folder 0700), say loudly where it is.
     Generate {
         /// The file to make.
@@ -73,7 +85,12 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
             outside(path, data_dir)?;
             folder_of(path)
         }
-        KekSource::Value(_) => file.as_deref().and_then(folder_of),
+        KekSource::Credential(path) => folder_of(path),
+        KekSource::PassphraseFile(path) => {
+            outside(path, data_dir)?;
+            folder_of(path)
+        }
+        _ => file.as_deref().and_then(folder_of),
     };
     Ok(Resolved { at_rest: AtRest::Sealed(source), anchor, secrets })
 }
@@ -85,18 +102,14 @@ fn kek_source(
     generate_path: &Path,
 ) -> Result<KekSource> {
     let generate = settings.parse("at_rest.kek.generate", "true or false", super::values::boolean)?;
-    let file_rank = settings.origin("at_rest.kek.file").rank();
-    if let Some((value, name, rank)) = value_from_environment(settings)? {
-        if rank == file_rank {
-            return Err(Error::Ambiguous { one: name, other: "at_rest.kek.file".into() });
-        }
-        if rank > file_rank {
+    if let Some((source, name)) = chosen(settings, file)? {
+        if let KekSource::Value(_) = source {
             settings.warn(format!(
                 "the key for data at rest comes from the environment variable {name}, which other processes of this user \
                  can read (/proc/PID/environ); a file is safer: at_rest.kek.file"
             ));
-            return Ok(KekSource::Value(value));
         }
+        return Ok(source);
     }
     let (path, may_generate) = match file {
         Some(path) => (path, generate == Some(true)),
@@ -123,6 +136,109 @@ fn kek_source(
         data_dir.display()
     ));
     Ok(KekSource::Generate { path: path.to_owned() })
+}
+
+struct Candidate {
+    source: KekSource,
+    /// The key or variable that names it.
+    name: String,
+    rank: u8,
+}
+
+// The source of the highest rank, with its name; `None` when that is a file, or nothing is set. Two of one rank are
+// an error: the operator would believe in the wrong one.
+fn chosen(settings: &Settings, file: Option<&Path>) -> Result<Option<(KekSource, String)>> {
+    let mut candidates = candidates(settings)?;
+    let rank_of = |key: &str| settings.origin(key).rank();
+    candidates.extend(file.map(|path| Candidate {
+        source: KekSource::File(path.to_owned()),
+        name: "at_rest.kek.file".into(),
+        rank: rank_of("at_rest.kek.file"),
+    }));
+    let highest = candidates.iter().map(|candidate| candidate.rank).max();
+    candidates.retain(|candidate| Some(candidate.rank) == highest);
+    let mut candidates = candidates.into_iter();
+    match (candidates.next(), candidates.next()) {
+        (Some(one), Some(other)) => Err(Error::Ambiguous { one: one.name, other: other.name }),
+        (Some(Candidate { source: KekSource::File(_), .. }), None) => Ok(None),
+        (Some(Candidate { source, name, .. }), None) => Ok(Some((source, name))),
+        (None, _) => {
+            Ok(offered_by_systemd(settings).map(|path| (KekSource::Credential(path), "systemd".into())))
+        }
+    }
+}
+
+// Every source that is set, except a file.
+fn candidates(settings: &Settings) -> Result<Vec<Candidate>> {
+    let mut found = Vec::new();
+    if let Some((value, name, rank)) = value_from_environment(settings)? {
+        found.push(Candidate { source: KekSource::Value(value), name, rank });
+    }
+    let mut add = |key: &str, source: Option<KekSource>| {
+        let rank = settings.origin(key).rank();
+        found.extend(source.map(|source| Candidate { source, name: key.into(), rank }));
+    };
+    let descriptor = |t: &str| t.parse().ok().filter(|n| (3..65_536).contains(n));
+    const DESCRIPTOR: &str = "the number of an inherited descriptor, 3 or more";
+    let key = "at_rest.kek.credential";
+    add(key, settings.entry(key).map(|_| credential(settings, key)).transpose()?);
+    let key = "at_rest.kek.fd";
+    add(key, settings.parse(key, DESCRIPTOR, descriptor)?.map(KekSource::Descriptor));
+    let key = "at_rest.kek.passphrase_file";
+    add(key, settings.path(key)?.map(KekSource::PassphraseFile));
+    let key = "at_rest.kek.passphrase_fd";
+    add(key, settings.parse(key, DESCRIPTOR, descriptor)?.map(KekSource::PassphraseDescriptor));
+    let key = "at_rest.kek.passphrase_prompt";
+    add(key, settings.boolean(key, false)?.then_some(KekSource::PassphrasePrompt));
+    let command = command(settings)?;
+    add("at_rest.kek.command.1", command.map(KekSource::Command));
+    Ok(found)
+}
+
+fn credential(settings: &Settings, key: &str) -> Result<KekSource> {
+    let plain = |t: &str| (!t.is_empty() && !t.contains('/') && t != "..").then(|| t.to_owned());
+    let name = settings.parse(key, "the name of a credential", plain)?.unwrap_or_default();
+    let Some(folder) = settings.environment().value("CREDENTIALS_DIRECTORY") else {
+        let problem = format!(
+            "{key} = {name}, but $CREDENTIALS_DIRECTORY is not set: systemd sets it for LoadCredential="
+        );
+        return Err(Error::NoKey { problem });
+    };
+    Ok(KekSource::Credential(Path::new(folder).join(name)))
+}
+
+/// The credential that is taken without being asked for.
+const CREDENTIAL_NAME: &str = "sealmq.kek";
+
+fn offered_by_systemd(settings: &Settings) -> Option<PathBuf> {
+    let path = Path::new(settings.environment().value("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL_NAME);
+    path.exists().then_some(path)
+}
+
+// `at_rest.kek.command.1` is the program, `.2` and so on are its arguments.
+fn command(settings: &Settings) -> Result<Option<Vec<String>>> {
+    const PREFIX: &str = "at_rest.kek.command";
+    let mut words = Vec::new();
+    for (number, entry) in settings.below(PREFIX) {
+        let text = settings.text_of(entry)?;
+        let Ok(number) = number.parse::<u32>() else {
+            return Err(invalid(
+                entry,
+                "at_rest.kek.command.1 (the program), .2 and so on (its arguments)",
+                number,
+            ));
+        };
+        if number == 1 && !Path::new(text.as_str()).is_absolute() {
+            return Err(invalid(entry, "the absolute path of a program", &text));
+        }
+        words.push((number, text.to_string(), entry));
+    }
+    words.sort_by_key(|(number, ..)| *number);
+    if let Some((_, (_, text, entry))) = (1..).zip(&words).find(|(wanted, (number, ..))| wanted != number) {
+        return Err(invalid(entry, "numbers from 1 on without a gap", text));
+    }
+    let words: Vec<String> = words.into_iter().map(|(_, text, _)| text).collect();
+    Ok(Some(words).filter(|words| !words.is_empty()))
 }
 
 // The value, the variable's name, and the rank of what named it.
@@ -296,6 +412,72 @@ mod tests {
         let plain = "at_rest.mode = plain-insecure\nat_rest.anchor.path = /other/disk/anchor\n";
         assert_eq!(read(plain).unwrap(), place);
         assert!(read("at_rest.anchor.path = anchor\n").is_err());
+    }
+
+    #[test]
+    fn there_is_one_source_whatever_its_kind() {
+        let host = Host::new();
+        host.touch("secrets/kek");
+        let words = ["/bin/vault-read".to_owned(), "kek".to_owned(), "-raw".to_owned()];
+        let command = "at_rest.kek.command.2 = kek\nat_rest.kek.command.1 = /bin/vault-read\nat_rest.kek.command.3 = -raw\n";
+        for (text, wanted) in [
+            ("at_rest.kek.fd = 3\n", KekSource::Descriptor(3)),
+            ("at_rest.kek.passphrase_fd = 4\n", KekSource::PassphraseDescriptor(4)),
+            ("at_rest.kek.passphrase_prompt = true\n", KekSource::PassphrasePrompt),
+            (
+                "at_rest.kek.passphrase_file = ROOT/secrets/p\n",
+                KekSource::PassphraseFile(host.folder.path().join("secrets/p")),
+            ),
+            (command, KekSource::Command(words.to_vec())),
+            ("at_rest.kek.credential = c\n", KekSource::Credential("/run/credentials/c".into())),
+        ] {
+            let environment = [("CREDENTIALS_DIRECTORY", "/run/credentials")];
+            assert_eq!(host.read(text, &environment).unwrap(), (AtRest::Sealed(wanted), vec![]), "{text}");
+            for other in [FILE, "at_rest.kek.fd = 9\n", command] {
+                if !text.starts_with(&other[..15]) {
+                    let both = host.read(&format!("{text}{other}"), &environment);
+                    assert!(matches!(both, Err(Error::Ambiguous { .. })), "{text}{other}");
+                }
+            }
+        }
+        // What outranks the file is not ambiguous: somebody insists.
+        let own = [("SEALMQ_AT_REST_KEK", "00ff")];
+        let value = AtRest::Sealed(KekSource::Value(Secret::new("00ff".into())));
+        assert_eq!(host.read("at_rest.kek.fd = 3\n", &own).unwrap().0, value);
+    }
+
+    #[test]
+    fn sources_that_cannot_be_are_refused() {
+        for text in [
+            "at_rest.kek.fd = 2\n",
+            "at_rest.kek.fd = stdin\n",
+            "at_rest.kek.passphrase_fd = -1\n",
+            "at_rest.kek.passphrase_file = relative\n",
+            "at_rest.kek.command.1 = relative\n",
+            "at_rest.kek.command.2 = x\n",
+            "at_rest.kek.command.1 = /bin/x\nat_rest.kek.command.3 = x\n",
+            "at_rest.kek.command.first = /bin/x\n",
+        ] {
+            assert!(matches!(Host::new().read(text, &[]), Err(Error::InvalidValue { .. })), "{text}");
+        }
+        let inside = "at_rest.kek.passphrase_file = ROOT/data/p\n";
+        assert!(matches!(Host::new().read(inside, &[]), Err(Error::KeyInsideData { .. })));
+        let error = Host::new().read("at_rest.kek.credential = c\n", &[]).unwrap_err().to_string();
+        assert!(error.starts_with("E_KEK_UNAVAILABLE") && error.contains("LoadCredential="), "{error}");
+        let climbing =
+            Host::new().read("at_rest.kek.credential = ../c\n", &[("CREDENTIALS_DIRECTORY", "/c")]);
+        assert!(matches!(climbing, Err(Error::InvalidValue { .. })));
+    }
+
+    #[test]
+    fn systemds_credential_is_found_when_nothing_else_is_set() {
+        let host = Host::new();
+        host.touch("secrets/sealmq.kek");
+        host.touch("secrets/kek");
+        let systemd = [("CREDENTIALS_DIRECTORY", "ROOT/secrets")];
+        let credential = AtRest::Sealed(KekSource::Credential(host.folder.path().join("secrets/sealmq.kek")));
+        assert_eq!(host.read("", &systemd).unwrap(), (credential, vec![]));
+        assert_eq!(host.read(FILE, &systemd).unwrap().0, host.file("secrets/kek"));
     }
 
     #[test]

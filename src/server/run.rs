@@ -134,7 +134,7 @@ fn warn_of_unheeded(config: &Config) {
 fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recovered), RunError> {
     let (mode, kek) = match &config.at_rest {
         AtRest::PlainInsecure => (Mode::PlainInsecure, None),
-        AtRest::Sealed(source) => (Mode::Sealed, Some(key_source::load(source)?)),
+        AtRest::Sealed(source) => (Mode::Sealed, Some(key_source::load(source, &config.data_dir)?)),
     };
     let from = Instant::now();
     let (store, recovered) = Store::open(OpenOptions {

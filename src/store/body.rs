@@ -6,13 +6,14 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 
+use super::key_duty::Epoch;
 use super::layout::{Family, Key};
 use super::record::{BodyChunk, BodyRef, Padding};
 use super::sealing::{Sealing, seal_with};
 use crate::broker::id::BodyId;
 use crate::broker::message::Message;
 use crate::seal::nonce::NoRandomness;
-use crate::seal::record::{self, Sealer};
+use crate::seal::record::Sealer;
 use crate::seal::xaes::{Tag, TooLong};
 
 /// A message stored apart from its entries. All counts are touched by the committer only; they are atomics
@@ -40,6 +41,8 @@ impl std::fmt::Debug for SharedBody {
 struct SealedBody {
     values: Vec<Vec<u8>>,
     tag: Tag,
+    /// Held until the records are written: the key must not be dropped meanwhile.
+    epoch: Arc<Epoch>,
 }
 
 impl SharedBody {
@@ -69,8 +72,8 @@ impl SharedBody {
     }
 
     /// Seals it now, on the caller's thread, under a sub-key of its own.
-    pub(super) fn seal_now(&self, key: Arc<record::Key>, store: [u8; 16]) -> Result<(), SealFailed> {
-        let sealer = Sealer::new(key, store)?;
+    pub(super) fn seal_now(&self, epoch: Arc<Epoch>, store: [u8; 16]) -> Result<(), SealFailed> {
+        let sealer = Sealer::new(Arc::clone(&epoch.key), store)?;
         let (mut values, mut last, mut bytes) = (Vec::new(), Tag::default(), 0);
         for chunk in BodyChunk::all(&self.message, Padding::Padme) {
             let mut value = Vec::new();
@@ -79,22 +82,24 @@ impl SharedBody {
             values.push(value);
         }
         self.charge.fetch_add(bytes, Relaxed);
-        self.ready.store(Some(Arc::new(SealedBody { values, tag: last })));
+        self.ready.store(Some(Arc::new(SealedBody { values, tag: last, epoch })));
         Ok(())
     }
 
-    /// Gives its records to `put` unless they are written already; returns by what an entry names it.
+    /// Gives its records to `put` unless they are written already; returns by what an entry names it, and the data
+    /// key of the records when it gave them now.
     pub(super) fn write_once(
         &self,
         sealing: &Sealing,
         value: &mut Vec<u8>,
         mut put: impl FnMut(&Key, &[u8]),
-    ) -> Result<BodyRef, TooLong> {
+    ) -> Result<(BodyRef, Option<u32>), TooLong> {
         if let Some(body) = self.written.get() {
-            return Ok(*body);
+            return Ok((*body, None));
         }
-        let (mut chunks, mut tag) = (0, Tag::default());
+        let (mut chunks, mut tag, mut key_id) = (0, Tag::default(), sealing.data_key_id());
         if let Some(ready) = self.ready.swap(None) {
+            key_id = ready.epoch.key.id;
             for value in &ready.values {
                 put(&Key::body(self.id, chunks), value);
                 chunks += 1;
@@ -109,7 +114,8 @@ impl SharedBody {
             }
         }
         let bytes = self.message.size_bytes() as u32;
-        Ok(*self.written.get_or_init(|| BodyRef { id: self.id, bytes, chunks, tag }))
+        let body = BodyRef { id: self.id, bytes, chunks, tag };
+        Ok((*self.written.get_or_init(|| body), Some(key_id)))
     }
 
     /// One entry less. Gives what must be removed from the store when it was the last.
@@ -167,9 +173,9 @@ mod tests {
     fn is_written_once_and_removed_with_its_last_entry() {
         let body = body(2);
         let (mut value, mut keys) = (Vec::new(), Vec::new());
-        let first = body.write_once(&Sealing::Plain, &mut value, |key, _| keys.push(*key)).unwrap();
+        let (first, key) = body.write_once(&Sealing::Plain, &mut value, |key, _| keys.push(*key)).unwrap();
         let again = body.write_once(&Sealing::Plain, &mut value, |_, _| unreachable!()).unwrap();
-        assert_eq!((first, first.chunks), (again, 2));
+        assert_eq!((again, key, first.chunks), ((first, None), Some(0), 2));
         assert_eq!(keys, [Key::body(BodyId(7), 0), Key::body(BodyId(7), 1)]);
         assert_eq!(body.settle(), Settled::Needed);
         assert_eq!(body.settle(), Settled::Remove(first));

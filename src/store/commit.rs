@@ -16,6 +16,8 @@ use smallvec::SmallVec;
 
 use super::body::SharedBody;
 use super::error::CommitFailure;
+use super::key_admin::KeyRequest;
+use super::key_duty::Epoch;
 use super::layout::RowKind;
 use super::record::{DeliveryCount, EntryMeta};
 use crate::broker::id::{QueueId, RowId, Seq};
@@ -62,6 +64,8 @@ pub(super) enum Op {
     },
     /// Nothing but a commit of its own; the health probe's.
     Touch,
+    /// To be done with the keyring once the batch is on the disk.
+    Keys(Arc<KeyRequest>),
 }
 
 pub(super) struct Put {
@@ -136,7 +140,7 @@ pub(super) struct Core {
     pub(super) next_body: AtomicU64,
     pub(super) next_row: AtomicU64,
     /// The current data key, for bodies that are sealed outside the committer; empty in a plain store.
-    pub(super) data_key: ArcSwapOption<Key>,
+    pub(super) data_key: ArcSwapOption<Epoch>,
     pub(super) counters: Counters,
 }
 
@@ -178,7 +182,7 @@ impl Core {
             thread: Mutex::new(None),
             next_body: AtomicU64::new(next_body),
             next_row: AtomicU64::new(next_row),
-            data_key: ArcSwapOption::new(data_key),
+            data_key: ArcSwapOption::new(data_key.map(|key| Arc::new(Epoch { key }))),
             counters: Counters::default(),
         }
     }
@@ -472,6 +476,11 @@ impl Appender<'_> {
         }
         self.inbox.delivered.remove(&queue);
         self.push(Op::DropQueue { queue, bodies }, true)
+    }
+
+    /// Asks for something to be done with the keyring, after all that was appended before.
+    pub(super) fn keys(&mut self, request: Arc<KeyRequest>) -> Position {
+        self.push(Op::Keys(request), true)
     }
 
     /// Commits even though nothing has changed.

@@ -8,13 +8,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::anchor::{Anchor, Mark};
 use super::body::{Settled, SharedBody};
 use super::commit::{Core, DeliveryMarks, Op, Put};
 use super::error::CommitFailure;
 use super::files::FolderLock;
+use super::key_duty::KeyDuty;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
 use super::ledger::Ledger;
@@ -23,8 +24,7 @@ use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Man
 use super::rocks::{Batch, Rocks};
 use super::sealing::{Sealing, name_of};
 use crate::broker::id::{BodyId, QueueId, Seq};
-use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, PURGE_KEYS_MAX};
-use crate::seal::record::Sealer;
+use crate::limits::PURGE_KEYS_MAX;
 
 /// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
 const RECORD_OVERHEAD_BYTES: usize = 160;
@@ -63,8 +63,7 @@ pub(super) struct Committer {
     /// Marks that came with the batch.
     pub(super) delivered: DeliveryMarks,
     pub(super) commit_seq: u64,
-    pub(super) key_since: Instant,
-    pub(super) key_records: u64,
+    pub(super) key_duty: KeyDuty,
     /// Reused by every record.
     pub(super) value: Vec<u8>,
     /// Frees the directory when the thread ends.
@@ -106,6 +105,7 @@ impl Committer {
                 return;
             }
             self.core.advance(taken.upto, &mut woken);
+            self.tend_keys();
             if clean {
                 return;
             }
@@ -154,7 +154,7 @@ impl Committer {
             self.anchor
                 .write(mark)
                 .map_err(|e| CommitFailure::Unknown(format!("the anchor cannot be written: {e}")))?;
-            self.key_records += tally.records;
+            self.key_duty.sealed += tally.records;
             let counters = &self.core.counters;
             counters.commits.fetch_add(1, Relaxed);
             counters.records.fetch_add(tally.records, Relaxed);
@@ -175,16 +175,16 @@ impl Committer {
                     if self.ledger.uncount(*queue, *seq) {
                         batch.delete(Family::Meta, &Key::delivery_count(*queue, *seq));
                     }
-                    shared.iter().for_each(|body| settle(body, batch, tally));
+                    self.settle_all(shared, batch, tally);
                 } else if !self.ledger.knows(*queue) {
                     // The queue was dropped, and the entry's key with it; a consumer held its body until now.
-                    shared.iter().for_each(|body| settle(body, batch, tally));
+                    self.settle_all(shared, batch, tally);
                 }
                 Ok(())
             }
             Op::Count(record) => self.count(record, batch, tally),
             Op::Settle(body) => {
-                settle(body, batch, tally);
+                settle(body, &mut self.ledger, batch, tally);
                 Ok(())
             }
             Op::PutRow { kind, id, text } => {
@@ -199,12 +199,21 @@ impl Committer {
                 Ok(())
             }
             Op::DropQueue { queue, bodies } => self.drop_queue(*queue, bodies, batch),
+            Op::Keys(request) => {
+                self.key_duty.requests.push(Arc::clone(request));
+                Ok(())
+            }
             Op::Touch | Op::Nothing => Ok(()),
         }
     }
 
+    fn settle_all(&mut self, shared: &Option<Arc<SharedBody>>, batch: &mut Batch<'_>, tally: &mut Tally) {
+        shared.iter().for_each(|body| settle(body, &mut self.ledger, batch, tally));
+    }
+
     fn put(&mut self, put: &Put, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
-        self.ledger.put(put.queue, put.seq, put.message.size_bytes() as u32).map_err(refused)?;
+        let (bytes, key_id) = (put.message.size_bytes() as u32, self.sealing.data_key_id());
+        self.ledger.put(put.queue, put.seq, bytes, key_id).map_err(refused)?;
         let content = match &put.shared {
             None => Content::Inline(&put.message),
             Some(shared) => {
@@ -213,7 +222,9 @@ impl Committer {
                     tally.records += 1;
                 });
                 tally.charge += shared.take_charge();
-                Content::Apart(written.map_err(refused)?)
+                let (body, key) = written.map_err(refused)?;
+                key.into_iter().for_each(|key| self.ledger.key_use.add_body(body.id, key));
+                Content::Apart(body)
             }
         };
         let (key, record) = (Key::entry(put.queue, put.seq), EntryRecord { meta: put.meta, content });
@@ -273,7 +284,7 @@ impl Committer {
                 if let Some(seq) = purge.seqs.pop_front() {
                     batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
                 } else if let Some(body) = purge.shared.pop_front() {
-                    settle(&body, batch, tally);
+                    settle(&body, &mut self.ledger, batch, tally);
                 } else if let Some((queue, seq)) = purge.counts.pop_front() {
                     batch.delete(Family::Meta, &Key::delivery_count(queue, seq));
                 } else if let Some((id, chunk)) = purge.orphans.pop_front() {
@@ -345,33 +356,20 @@ impl Committer {
         tally.records += manifests.len() as u64 + 1;
         Ok(())
     }
-
-    /// A fresh nonce prefix for this commit, and a new data key when the old one has served its time.
-    fn renew_keys(&mut self) -> Result<(), CommitFailure> {
-        let Sealing::Sealed { data, .. } = &mut self.sealing else { return Ok(()) };
-        let hours = Duration::from_secs(DATA_KEY_HOURS_MAX * 3600);
-        let is_due = self.key_records >= DATA_KEY_RECORDS_MAX || self.key_since.elapsed() >= hours;
-        if let Some(file) = self.keyring.as_mut().filter(|_| is_due) {
-            let key = file.next_data_key(now_ms(), |_| true).map_err(refused)?;
-            **data = Sealer::new(Arc::clone(&key), file.ring().store).map_err(refused)?;
-            self.core.data_key.store(Some(key));
-            (self.key_since, self.key_records) = (Instant::now(), 0);
-        }
-        self.sealing.renew().map_err(refused)
-    }
 }
 
-fn settle(body: &SharedBody, batch: &mut Batch<'_>, tally: &mut Tally) {
+fn settle(body: &SharedBody, ledger: &mut Ledger, batch: &mut Batch<'_>, tally: &mut Tally) {
     match body.settle() {
         Settled::Needed => {}
         Settled::NeverWritten => tally.charge += body.take_charge(),
         Settled::Remove(BodyRef { id, chunks, .. }) => {
+            ledger.key_use.release_body(id);
             (0..chunks).for_each(|chunk| batch.delete_once(Family::Bodies, &Key::body(id, chunk)));
         }
     }
 }
 
-fn refused(error: impl std::fmt::Display) -> CommitFailure {
+pub(super) fn refused(error: impl std::fmt::Display) -> CommitFailure {
     CommitFailure::Refused(error.to_string())
 }
 

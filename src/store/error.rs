@@ -202,6 +202,9 @@ pub enum StoreError {
         /// One of the keys.
         key_id: u32,
     },
+    /// A change of the keyring's slots that must not be made.
+    #[error("{0}")]
+    Slot(#[from] SlotRefusal),
     /// The system gave no randomness or no thread.
     #[error("the store in {dir} cannot start: {reason}")]
     System {
@@ -226,6 +229,57 @@ pub enum StoreError {
         /// How long was waited.
         seconds: u64,
     },
+}
+
+/// Why the keyring's slots stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SlotRefusal {
+    /// A plain store has none.
+    #[error("the store is plain-insecure and has no keyring")]
+    NoKeyring,
+    /// There are eight.
+    #[error("the keyring has eight slots already")]
+    Full,
+    /// This key has one.
+    #[error("the key has a slot already: {0}")]
+    Exists(String),
+    /// No slot has this id, or several do.
+    #[error("`{0}` is not the beginning of exactly one slot's id")]
+    Unknown(String),
+    /// Without it nobody could open the store again.
+    #[error("it is the last slot")]
+    Last,
+    /// The broker was started with it.
+    #[error("the broker was started with this slot's key")]
+    InUse,
+}
+
+impl SlotRefusal {
+    fn code(&self) -> &'static str {
+        match self {
+            SlotRefusal::NoKeyring => "E_NO_KEYRING",
+            SlotRefusal::Full => "E_SLOTS_FULL",
+            SlotRefusal::Exists(_) => "E_SLOT_EXISTS",
+            SlotRefusal::Unknown(_) => "E_SLOT_UNKNOWN",
+            SlotRefusal::Last => "E_SLOT_LAST",
+            SlotRefusal::InUse => "E_SLOT_IN_USE",
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            SlotRefusal::NoKeyring => {
+                "only a sealed store has keys; a store keeps the mode that it was created with"
+            }
+            SlotRefusal::Full => "remove a slot that is not needed any more",
+            SlotRefusal::Exists(_) => "give another key; this one opens the store already",
+            SlotRefusal::Unknown(_) => "sealmqctl keyring status shows the ids",
+            SlotRefusal::Last => "add the new key's slot first",
+            SlotRefusal::InUse => {
+                "configure the new key first, then remove this one, or insist with --in-use"
+            }
+        }
+    }
 }
 
 /// What became of the batch that failed. Set once; the store accepts nothing afterwards.
@@ -303,6 +357,7 @@ impl StoreError {
             StoreError::Database { .. } => "E_DB_CORRUPT",
             StoreError::MetadataDamaged { .. } => "E_METADATA_DAMAGED",
             StoreError::DataKeyMissing { .. } => "E_DEK_MISSING",
+            StoreError::Slot(refusal) => refusal.code(),
             StoreError::System { .. } => "E_SYSTEM",
             StoreError::Stopped { .. } => "E_COMMIT_FAILED",
             StoreError::Stuck { .. } => "E_COMMIT_STUCK",
@@ -318,12 +373,12 @@ impl StoreError {
             StoreError::Io { .. } => {
                 "check that the folder exists, belongs to the broker's user and has space"
             }
-            StoreError::KekMissing { .. } => "name the key: at_rest.kek.file or at_rest.kek.env",
+            StoreError::KekMissing { .. } => "name the key: at_rest.kek.file, or another of at_rest.kek.*",
             StoreError::KekUnusable { .. } => {
                 "give 32 random bytes (raw, 64 hex digits or base64) in a regular file of mode 0400 that belongs to the broker's user"
             }
             StoreError::KekWrong { .. } => {
-                "give the key that this store was created with, or restore it from its backup"
+                "give a key or passphrase that the store has a slot for, or restore one from its backup"
             }
             StoreError::KeyringMissing { .. } | StoreError::KeyringCorrupt { .. } => {
                 "restore keyring or keyring.mirror from a backup; without one of them the messages cannot be read"
@@ -366,6 +421,7 @@ impl StoreError {
                 "restore the data directory from a backup, or start once with --quarantine to serve what is there"
             }
             StoreError::DataKeyMissing { .. } => "restore the newest keyring; it holds the missing keys",
+            StoreError::Slot(refusal) => refusal.remedy(),
             StoreError::System { .. } => "check the limits of the process and its system call filter",
             StoreError::Stopped { .. } => "check the disk, then restart; what was confirmed is kept",
             StoreError::Stuck { .. } => "check the disk: it does not complete a synced write",

@@ -1,4 +1,4 @@
-//! Reading a key-encryption key from outside: a file, or the value of a variable (store.md 3).
+//! Reading a key-encryption key or a passphrase from outside: a file, or bytes that another source gave.
 //! Error texts name the source and the reason, never a byte of what was read.
 
 use std::fs::File;
@@ -12,11 +12,21 @@ use rustix::fs::{Mode, OFlags};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::StoreError;
-use crate::seal::Kek;
+use crate::limits::PASSPHRASE_BYTES_MAX;
+use crate::seal::{Kek, Passphrase};
 
 const KEY_BYTES: usize = 32;
 /// Base64 of 32 bytes with a line end is 46 bytes, 64 hex digits with one 66.
 const SOURCE_BYTES_MAX: usize = 128;
+
+/// Whom a secret file may belong to and who may read it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// The broker's user or root, and nobody else.
+    OwnerOnly,
+    /// As systemd gives credentials: root's, with an ACL for the broker's user that shows as the group's bits.
+    Granted,
+}
 
 /// Reads a key file: 32 raw bytes, 64 hex digits, or 44 characters of base64 (one line end is ignored).
 ///
@@ -24,8 +34,51 @@ const SOURCE_BYTES_MAX: usize = 128;
 /// `E_KEK_UNAVAILABLE` when it is not a regular file of the broker's user (or root's) that nobody else may
 /// read, is a link, has another form, or repeats one byte.
 pub fn kek_from_file(path: &Path) -> Result<Kek, StoreError> {
-    let unusable =
-        |reason: String| StoreError::KekUnusable { source_name: path.display().to_string(), reason };
+    let bytes = secret_file(path, Access::OwnerOnly, SOURCE_BYTES_MAX)?;
+    kek_from_bytes(&path.display().to_string(), &bytes)
+}
+
+/// Reads a key that systemd has put into `$CREDENTIALS_DIRECTORY`; the forms are those of a file.
+///
+/// # Errors
+/// `E_KEK_UNAVAILABLE` as for a file, except that the file's group may read it.
+pub fn kek_from_credential(path: &Path) -> Result<Kek, StoreError> {
+    let bytes = secret_file(path, Access::Granted, SOURCE_BYTES_MAX)?;
+    kek_from_bytes(&path.display().to_string(), &bytes)
+}
+
+/// Reads a passphrase from a file with the access of a key file; one line end at its end is not part of it.
+///
+/// # Errors
+/// `E_KEK_UNAVAILABLE` as for a key file, or when the passphrase is too short or too long.
+pub fn passphrase_from_file(path: &Path) -> Result<Passphrase, StoreError> {
+    let bytes = secret_file(path, Access::OwnerOnly, PASSPHRASE_BYTES_MAX + 2)?;
+    passphrase_from_bytes(&path.display().to_string(), &bytes)
+}
+
+/// Takes a passphrase out of what a source gave; one line end at its end is not part of it.
+///
+/// # Errors
+/// `E_KEK_UNAVAILABLE` when it is too short or too long.
+pub fn passphrase_from_bytes(source_name: &str, bytes: &[u8]) -> Result<Passphrase, StoreError> {
+    let line = without_line_end(bytes);
+    Passphrase::take(Zeroizing::new(line.to_vec())).map_err(|e| unusable(source_name, e))
+}
+
+/// Takes a key out of what a source gave, in the forms of a key file.
+///
+/// # Errors
+/// `E_KEK_UNAVAILABLE` when it has another form or repeats one byte.
+pub fn kek_from_bytes(source_name: &str, bytes: &[u8]) -> Result<Kek, StoreError> {
+    parse(bytes).map_err(|reason| unusable(source_name, reason))
+}
+
+fn unusable(source_name: &str, reason: impl std::fmt::Display) -> StoreError {
+    StoreError::KekUnusable { source_name: source_name.into(), reason: reason.to_string() }
+}
+
+fn secret_file(path: &Path, access: Access, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let unusable = |reason: String| unusable(&path.display().to_string(), reason);
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
         rustix::io::Errno::LOOP => unusable("it is a symbolic link; name the file itself".into()),
@@ -34,19 +87,25 @@ pub fn kek_from_file(path: &Path) -> Result<Kek, StoreError> {
     let file = File::from(file);
     let facts = file.metadata().map_err(|e| unusable(e.to_string()))?;
     let (uid, mode) = (rustix::process::geteuid().as_raw(), facts.mode());
+    let others = if access == Access::Granted { 0o037 } else { 0o077 };
     if !facts.is_file() {
         return Err(unusable("it is not a regular file".into()));
     }
-    if mode & 0o077 != 0 {
+    if mode & others != 0 {
         return Err(unusable(format!("others may use it (mode {:04o}); chmod 0400 it", mode & 0o7777)));
     }
     if facts.uid() != uid && facts.uid() != 0 {
         return Err(unusable(format!("it belongs to user {}, and the broker runs as {uid}", facts.uid())));
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SOURCE_BYTES_MAX));
-    let read = file.take(SOURCE_BYTES_MAX as u64).read_to_end(&mut bytes);
+    // Room from the start: a growing buffer would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max + 1));
+    let read = file.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|e| unusable(e.to_string()))?;
-    parse(&bytes).map_err(|reason| unusable(reason.into()))
+    Ok(bytes)
+}
+
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    bytes.strip_suffix(b"\n").map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 /// Reads a key from text (64 hex digits or 44 characters of base64), as environment variables hold it.
@@ -55,17 +114,15 @@ pub fn kek_from_file(path: &Path) -> Result<Kek, StoreError> {
 /// # Errors
 /// `E_KEK_UNAVAILABLE` when it has another form or repeats one byte.
 pub fn kek_from_text(source_name: &str, text: &str) -> Result<Kek, StoreError> {
-    let unusable =
-        |reason: &str| StoreError::KekUnusable { source_name: source_name.into(), reason: reason.into() };
     if text.len() == KEY_BYTES {
-        return Err(unusable("32 characters are too few: give 64 hex digits or base64"));
+        return Err(unusable(source_name, "32 characters are too few: give 64 hex digits or base64"));
     }
-    parse(text.as_bytes()).map_err(unusable)
+    kek_from_bytes(source_name, text.as_bytes())
 }
 
 fn parse(source: &[u8]) -> Result<Kek, &'static str> {
     const FORM: &str = "it holds neither 32 raw bytes nor 64 hex digits nor 44 characters of base64";
-    let line = source.strip_suffix(b"\n").map_or(source, |line| line.strip_suffix(b"\r").unwrap_or(line));
+    let line = without_line_end(source);
     let mut key = Zeroizing::new([0u8; KEY_BYTES]);
     match (source.len(), line.len()) {
         (KEY_BYTES, _) => key.copy_from_slice(source),
@@ -145,6 +202,31 @@ mod tests {
         assert!(reason(kek_from_file(&link)).contains("symbolic link"));
         assert!(reason(kek_from_file(dir.path())).contains("not a regular file"));
         assert!(reason(kek_from_file(&dir.path().join("none"))).contains("No such file"));
+    }
+
+    #[test]
+    fn a_credential_may_be_readable_by_its_group_and_by_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let good: Vec<u8> = (0..32).collect();
+        assert!(kek_from_credential(&file(&dir, &good, 0o440)).is_ok());
+        for mode in [0o444, 0o460, 0o450] {
+            assert!(reason(kek_from_credential(&file(&dir, &good, mode))).contains("others may use it"));
+        }
+        assert!(reason(kek_from_credential(&dir.path().join("none"))).contains("No such file"));
+    }
+
+    #[test]
+    fn a_passphrase_file_is_one_line_that_nobody_else_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = |content: &[u8], mode| {
+            let error = passphrase_from_file(&file(&dir, content, mode)).err().expect("refused");
+            assert_eq!(error.code(), "E_KEK_UNAVAILABLE");
+            error.to_string()
+        };
+        assert!(passphrase_from_file(&file(&dir, b"correct horse\n", 0o400)).is_ok());
+        assert!(refused(b"correct horse", 0o440).contains("others may use it"));
+        assert!(refused(b"1234567\n", 0o400).contains("8 to 1024 bytes"));
+        assert!(refused(&[b'x'; 2000], 0o400).contains("8 to 1024 bytes"));
     }
 
     #[test]

@@ -6,12 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::error::StoreError;
+use super::error::{SlotRefusal, StoreError};
 use super::files;
-use crate::seal::Kek;
+use crate::seal::Credential;
 use crate::seal::key::Dek;
-use crate::seal::keyring::{KeyEntry, Keyring, KeyringError, SealedKeyring};
+use crate::seal::keyring::{KeyEntry, Keyring, KeyringError, SLOTS_MAX, SealedKeyring, Slot, hex};
 use crate::seal::record::Key;
+use crate::seal::slot_key::{Cost, SlotKey, SlotKind};
 
 const COPIES: [&str; 2] = ["keyring", "keyring.mirror"];
 const CLASS_EPOCH: u8 = 1;
@@ -31,15 +32,20 @@ impl KeyringFile {
     }
 
     /// Makes a new store's keyring, generation 1.
-    pub(super) fn create(dir: &Path, kek: &Kek, store: [u8; 16]) -> Result<KeyringFile, StoreError> {
-        let ring = Keyring::create(kek, store).map_err(|e| StoreError::system(dir, e))?;
+    pub(super) fn create(
+        dir: &Path,
+        credential: Credential,
+        store: [u8; 16],
+    ) -> Result<KeyringFile, StoreError> {
+        let key = SlotKey::new(credential, Cost::DEFAULT).map_err(|e| StoreError::system(dir, e))?;
+        let ring = Keyring::create(&key, store).map_err(|e| StoreError::system(dir, e))?;
         let file = KeyringFile { dir: dir.to_path_buf(), ring };
-        file.write()?;
+        file.write(Some(&key))?;
         Ok(file)
     }
 
     /// Opens the copy of the highest generation that holds together.
-    pub(super) fn open(dir: &Path, kek: &Kek) -> Result<KeyringFile, StoreError> {
+    pub(super) fn open(dir: &Path, credential: &Credential) -> Result<KeyringFile, StoreError> {
         let (mut best, mut faults): (Option<SealedKeyring>, Vec<String>) = (None, Vec::new());
         let mut found = false;
         for name in COPIES {
@@ -72,10 +78,11 @@ impl KeyringFile {
         for fault in faults {
             tracing::warn!("a copy of the keyring is unusable and will be written anew: {fault}");
         }
-        let ring = best.unlock(kek).map_err(|e| match e {
+        let ring = best.unlock(credential).map_err(|e| match e {
             KeyringError::WrongKek { .. } => {
                 StoreError::KekWrong { dir: dir.to_path_buf(), detail: e.to_string() }
             }
+            KeyringError::Argon2(_) => StoreError::system(dir, e),
             e => StoreError::KeyringCorrupt { dir: dir.to_path_buf(), detail: e.to_string() },
         })?;
         Ok(KeyringFile { dir: dir.to_path_buf(), ring })
@@ -98,17 +105,16 @@ impl KeyringFile {
         now_ms: u64,
         is_used: impl Fn(u32) -> bool,
     ) -> Result<Arc<Key>, StoreError> {
-        let dir = self.dir.clone();
-        let dek = Dek::generate().map_err(|e| StoreError::system(&dir, e))?;
-        self.ring.generation += 1;
+        let dek = Dek::generate().map_err(|e| StoreError::system(&self.dir, e))?;
         // One key per generation, so an id is never used twice, even after its key was dropped.
-        let key_id = u32::try_from(self.ring.generation)
-            .map_err(|_| StoreError::system(&dir, "data key ids are used up"))?;
-        self.ring.keys.retain(|entry| is_used(entry.key_id));
-        for entry in self.ring.keys.iter_mut().filter(|entry| entry.state == STATE_SEALS) {
+        let key_id = u32::try_from(self.ring.generation + 1)
+            .map_err(|_| StoreError::system(&self.dir, "data key ids are used up"))?;
+        let key = Arc::new(Key::data(key_id, &dek));
+        let sealing = |entry: &KeyEntry| entry.state == STATE_SEALS;
+        let before: Vec<u32> = self.ring.keys.iter().filter(|e| sealing(e)).map(|e| e.key_id).collect();
+        for entry in self.ring.keys.iter_mut().filter(|entry| sealing(entry)) {
             (entry.state, entry.retired_ms) = (STATE_OPENS, now_ms);
         }
-        let key = Arc::new(Key::data(key_id, &dek));
         self.ring.keys.push(KeyEntry {
             key_id,
             class: CLASS_EPOCH,
@@ -118,15 +124,108 @@ impl KeyringFile {
             scope: 0,
             key: dek,
         });
-        self.write()?;
-        Ok(key)
+        let dropped = self.take_out(|entry| is_used(entry.key_id) || entry.key_id == key_id);
+        let written = self.advance(None);
+        if written.is_err() {
+            // What is on the disk is unknown; what is in use must stay what it was.
+            self.ring.keys.extend(dropped);
+            self.ring.keys.retain(|entry| entry.key_id != key_id);
+            for entry in self.ring.keys.iter_mut().filter(|entry| before.contains(&entry.key_id)) {
+                (entry.state, entry.retired_ms) = (STATE_SEALS, 0);
+            }
+        }
+        written.map(|()| key)
     }
 
-    fn write(&self) -> Result<(), StoreError> {
+    /// Drops the data keys that `is_used` disowns and that no longer seal; gives their ids. All that freed them
+    /// must be on the disk.
+    pub(super) fn drop_data_keys(&mut self, is_used: impl Fn(u32) -> bool) -> Result<Vec<u32>, StoreError> {
+        let dropped = self.take_out(|entry| entry.state == STATE_SEALS || is_used(entry.key_id));
+        let ids = dropped.iter().map(|entry| entry.key_id).collect();
+        if dropped.is_empty() {
+            return Ok(ids);
+        }
+        let written = self.advance(None);
+        if written.is_err() {
+            self.ring.keys.extend(dropped);
+        }
+        written.map(|()| ids)
+    }
+
+    fn take_out(&mut self, stays: impl Fn(&KeyEntry) -> bool) -> Vec<KeyEntry> {
+        let (stay, go) = std::mem::take(&mut self.ring.keys).into_iter().partition(stays);
+        self.ring.keys = stay;
+        go
+    }
+
+    /// Adds a slot for `key`, after reading both copies back and opening the slot in them.
+    pub(super) fn add_slot(&mut self, key: &SlotKey) -> Result<(), StoreError> {
+        let slots = &mut self.ring.slots;
+        if slots.iter().any(|slot| slot.id() == key.slot_id()) {
+            return Err(SlotRefusal::Exists(hex(&key.slot_id())).into());
+        }
+        if slots.len() >= SLOTS_MAX {
+            return Err(SlotRefusal::Full.into());
+        }
+        let slot = Slot::wrap(key, &self.ring.store, &self.ring.root);
+        slots.push(slot.map_err(|e| StoreError::system(&self.dir, e))?);
+        let written = self.advance(Some(key));
+        if written.is_err() {
+            self.ring.slots.pop();
+        }
+        written
+    }
+
+    /// Removes the slot whose id, in hex, begins with `id`. The one that opened the keyring goes only when
+    /// `in_use_too` says so; the last one never. Gives its whole id.
+    pub(super) fn remove_slot(&mut self, id: &str, in_use_too: bool) -> Result<String, StoreError> {
+        let slots = &self.ring.slots;
+        let wanted = id.to_ascii_lowercase();
+        let named = |slot: &Slot| !wanted.is_empty() && hex(&slot.id()).starts_with(&wanted);
+        let mut places = (0..).zip(slots).filter(|(_, slot)| named(slot)).map(|(at, _)| at);
+        let (Some(at), None) = (places.next(), places.next()) else {
+            return Err(SlotRefusal::Unknown(id.escape_default().take(40).collect()).into());
+        };
+        // One of a kind that this program cannot open does not count.
+        let opens = |slot: &Slot| matches!(slot.kind(), SlotKind::Key | SlotKind::Passphrase);
+        if !(0..).zip(slots).any(|(other, slot)| other != at && opens(slot)) {
+            return Err(SlotRefusal::Last.into());
+        }
+        let removed = self.ring.slots.remove(at);
+        if removed.id() == self.ring.opened_by && !in_use_too {
+            self.ring.slots.insert(at, removed);
+            return Err(SlotRefusal::InUse.into());
+        }
+        let id = hex(&removed.id());
+        let written = self.advance(None);
+        if written.is_err() {
+            self.ring.slots.insert(at, removed);
+        }
+        written.map(|()| id)
+    }
+
+    /// A fault of the system, in this store.
+    pub(super) fn system(&self, reason: impl std::fmt::Display) -> StoreError {
+        StoreError::system(&self.dir, reason)
+    }
+
+    /// The next generation, in both copies.
+    fn advance(&mut self, new: Option<&SlotKey>) -> Result<(), StoreError> {
+        self.ring.generation += 1;
+        let written = self.write(new);
+        if written.is_err() {
+            // The commit row must not name a generation that may not be on the disk.
+            self.ring.generation -= 1;
+        }
+        written
+    }
+
+    fn write(&self, new: Option<&SlotKey>) -> Result<(), StoreError> {
         let bytes = self.ring.encode().map_err(|e| StoreError::system(&self.dir, e))?;
         for name in COPIES {
             files::replace(&self.dir, name, &bytes, |written| {
-                let read_back = SealedKeyring::parse(written).and_then(|ring| ring.check(&self.ring.root));
+                let read_back =
+                    SealedKeyring::parse(written).and_then(|ring| ring.check(&self.ring.root, new));
                 read_back.map_err(|e| e.to_string())
             })?;
         }
@@ -137,10 +236,23 @@ impl KeyringFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::Kek;
     use std::fs;
 
-    fn kek() -> Kek {
-        Kek::take(&mut std::array::from_fn(|i| i as u8))
+    fn key(first: u8) -> Credential {
+        Kek::take(&mut std::array::from_fn(|i| first + i as u8)).into()
+    }
+
+    fn kek() -> Credential {
+        key(0)
+    }
+
+    fn slot(first: u8) -> SlotKey {
+        SlotKey::new(key(first), Cost::DEFAULT).unwrap()
+    }
+
+    fn opens(dir: &Path, first: u8) -> bool {
+        KeyringFile::open(dir, &key(first)).is_ok()
     }
 
     fn generation(dir: &Path) -> Result<u64, StoreError> {
@@ -150,7 +262,7 @@ mod tests {
     #[test]
     fn data_keys_come_go_and_never_share_an_id() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = KeyringFile::create(dir.path(), &kek(), [1; 16]).unwrap();
+        let mut file = KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
         let first = file.next_data_key(10, |_| true).unwrap().id;
         let second = file.next_data_key(20, |id| id != first).unwrap().id;
         let third = file.next_data_key(30, |_| true).unwrap().id;
@@ -164,7 +276,7 @@ mod tests {
     #[test]
     fn one_sound_copy_is_enough_and_the_newer_one_counts() {
         let dir = tempfile::tempdir().unwrap();
-        let mut file = KeyringFile::create(dir.path(), &kek(), [1; 16]).unwrap();
+        let mut file = KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
         let old = fs::read(dir.path().join(COPIES[1])).unwrap();
         file.next_data_key(1, |_| true).unwrap();
         fs::write(dir.path().join(COPIES[1]), old).unwrap();
@@ -172,7 +284,7 @@ mod tests {
         assert_eq!(generation(dir.path()).unwrap(), 2, "a crash between the copies");
         for (broken, content) in [(0, &b"rot"[..]), (0, b""), (1, b"rot")] {
             let dir = tempfile::tempdir().unwrap();
-            KeyringFile::create(dir.path(), &kek(), [1; 16]).unwrap();
+            KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
             fs::write(dir.path().join(COPIES[broken]), content).unwrap();
             assert_eq!(generation(dir.path()).unwrap(), 1);
             fs::remove_file(dir.path().join(COPIES[broken])).unwrap();
@@ -184,10 +296,75 @@ mod tests {
     fn missing_damaged_and_foreign_keyrings_have_their_own_codes() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(generation(dir.path()).unwrap_err().code(), "E_KEYRING_MISSING");
-        KeyringFile::create(dir.path(), &Kek::take(&mut std::array::from_fn(|i| 99 - i as u8)), [1; 16])
-            .unwrap();
+        KeyringFile::create(dir.path(), key(99), [1; 16]).unwrap();
         assert_eq!(generation(dir.path()).unwrap_err().code(), "E_KEK_WRONG");
         COPIES.iter().for_each(|name| fs::write(dir.path().join(name), "rot").unwrap());
         assert_eq!(generation(dir.path()).unwrap_err().code(), "E_KEYRING_CORRUPT");
+    }
+
+    #[test]
+    fn a_key_is_replaced_by_adding_its_successor_and_removing_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
+        let data_key = file.next_data_key(1, |_| true).unwrap().id;
+        file.add_slot(&slot(50)).unwrap();
+        assert!(opens(dir.path(), 0) && opens(dir.path(), 50));
+        let old = hex(&slot(0).slot_id());
+        assert_eq!(file.remove_slot(&old, false).unwrap_err().code(), "E_SLOT_IN_USE");
+        file.remove_slot(&old.to_uppercase(), true).unwrap();
+        for copy in COPIES {
+            let other = COPIES[usize::from(copy == COPIES[0])];
+            fs::rename(dir.path().join(other), dir.path().join("aside")).unwrap();
+            assert!(!opens(dir.path(), 0) && opens(dir.path(), 50), "{copy}");
+            fs::rename(dir.path().join("aside"), dir.path().join(other)).unwrap();
+        }
+        let file = KeyringFile::open(dir.path(), &key(50)).unwrap();
+        assert_eq!(file.ring().keys[0].key_id, data_key, "the data keys are the same");
+        assert_eq!(file.ring().generation, 4);
+    }
+
+    #[test]
+    fn slots_are_neither_doubled_nor_too_many_nor_guessed_nor_all_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
+        let code = |error: StoreError| {
+            assert!(!error.remedy().is_empty());
+            error.code()
+        };
+        assert_eq!(code(file.remove_slot(&hex(&slot(0).slot_id()), true).unwrap_err()), "E_SLOT_LAST");
+        assert_eq!(code(file.add_slot(&slot(0)).unwrap_err()), "E_SLOT_EXISTS");
+        (1..8).for_each(|n| file.add_slot(&slot(20 * n)).unwrap());
+        assert_eq!(code(file.add_slot(&slot(200)).unwrap_err()), "E_SLOTS_FULL");
+        for unknown in ["", "zz", "\u{1b}[2J", &"0".repeat(33)] {
+            assert_eq!(code(file.remove_slot(unknown, true).unwrap_err()), "E_SLOT_UNKNOWN", "{unknown:?}");
+        }
+        assert_eq!(file.ring().generation, 8, "a refusal writes nothing");
+        assert!(opens(dir.path(), 0) && opens(dir.path(), 140) && !opens(dir.path(), 200));
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_keyring_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
+        file.next_data_key(1, |_| true).unwrap();
+        file.next_data_key(2, |_| true).unwrap();
+        let facts = |file: &KeyringFile| {
+            let keys: Vec<_> = file.ring().keys.iter().map(|k| (k.key_id, k.state, k.retired_ms)).collect();
+            (file.ring().generation, file.ring().slots.len(), keys)
+        };
+        let before = facts(&file);
+        // A folder that is not empty cannot be removed as if it were a file that a crash left.
+        fs::create_dir_all(dir.path().join("keyring.tmp/x")).unwrap();
+        assert!(file.add_slot(&slot(50)).is_err());
+        assert!(file.next_data_key(3, |_| false).is_err());
+        assert!(file.drop_data_keys(|_| false).is_err());
+        let mut after = facts(&file);
+        after.2.sort();
+        assert_eq!(after, before);
+        fs::remove_dir_all(dir.path().join("keyring.tmp")).unwrap();
+        file.add_slot(&slot(50)).unwrap();
+        assert!(file.remove_slot(&hex(&slot(50).slot_id())[..6], false).is_ok());
+        assert_eq!(file.drop_data_keys(|_| false).unwrap(), [2]);
+        assert_eq!(facts(&KeyringFile::open(dir.path(), &kek()).unwrap()).0, 6);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::key_use::{KeyRuns, KeyUse};
 use super::record::Manifest;
 use crate::broker::id::{QueueId, Seq};
 use crate::limits::EXTRA_ENTRIES_MAX;
@@ -21,6 +22,8 @@ pub(super) struct Ledger {
     touched: Vec<QueueId>,
     /// Live entries that have a record of their deliveries beside them.
     counted: HashSet<(QueueId, Seq), foldhash::fast::RandomState>,
+    /// How many records each data key has, bodies included.
+    pub(super) key_use: KeyUse,
 }
 
 #[derive(Default)]
@@ -32,6 +35,7 @@ struct QueueLedger {
     multiset: u128,
     next_seq: u64,
     delivered_up_to: u64,
+    keys: KeyRuns,
     touched: bool,
     has_manifest: bool,
     /// Entries that stand in the database and are no part of the queue: never delivered, cleared away with it.
@@ -61,7 +65,7 @@ pub(super) struct Dropped {
 impl Ledger {
     pub(super) fn new(multiset: Multiset, is_keyed: bool) -> Ledger {
         let (queues, counted) = (HashMap::default(), HashSet::default());
-        Ledger { queues, multiset, is_keyed, touched: Vec::new(), counted }
+        Ledger { queues, multiset, is_keyed, touched: Vec::new(), counted, key_use: KeyUse::default() }
     }
 
     pub(super) fn is_keyed(&self) -> bool {
@@ -101,8 +105,8 @@ impl Ledger {
         }
     }
 
-    /// An entry of `bytes` message bytes is in the batch.
-    pub(super) fn put(&mut self, queue: QueueId, seq: Seq, bytes: u32) -> Result<(), Duplicate> {
+    /// An entry of `bytes` message bytes, sealed under data key `key`, is in the batch.
+    pub(super) fn put(&mut self, queue: QueueId, seq: Seq, bytes: u32, key: u32) -> Result<(), Duplicate> {
         let term = self.term(queue, seq);
         let ledger = self.queues.entry(queue).or_default();
         let live = Live { seq: seq.0, bytes, dead: false };
@@ -118,6 +122,9 @@ impl Ledger {
         ledger.live_bytes += u64::from(bytes);
         ledger.multiset = ledger.multiset.wrapping_add(term);
         ledger.next_seq = ledger.next_seq.max(seq.0 + 1);
+        let head = ledger.entries.front().map_or(seq.0, |front| front.seq);
+        ledger.keys.put(seq.0, key, head);
+        self.key_use.add(key);
         ledger.touch(queue, &mut self.touched);
         Ok(())
     }
@@ -139,6 +146,7 @@ impl Ledger {
         ledger.live_count -= 1;
         ledger.live_bytes -= u64::from(entry.bytes);
         ledger.multiset = ledger.multiset.wrapping_sub(term);
+        self.key_use.release(ledger.keys.key(seq.0));
         while ledger.entries.front().is_some_and(|entry| entry.dead) {
             ledger.entries.pop_front();
         }
@@ -183,6 +191,7 @@ impl Ledger {
         let Some(ledger) = self.queues.remove(&queue) else { return Dropped::default() };
         let seqs: VecDeque<Seq> =
             ledger.entries.iter().filter(|entry| !entry.dead).map(|entry| Seq(entry.seq)).collect();
+        seqs.iter().for_each(|seq| self.key_use.release(ledger.keys.key(seq.0)));
         let counted = seqs.iter().copied().filter(|seq| self.uncount(queue, *seq)).collect();
         let seqs = seqs.into_iter().chain(ledger.extra.iter().copied().map(Seq)).collect();
         Dropped { seqs, counted, has_manifest: ledger.has_manifest }
@@ -274,7 +283,7 @@ mod tests {
                     if fresh && ledger.manifest(QUEUE).next_seq.0 > seq {
                         continue;
                     }
-                    prop_assert_eq!(ledger.put(QUEUE, Seq(seq), seq as u32).is_ok(), fresh);
+                    prop_assert_eq!(ledger.put(QUEUE, Seq(seq), seq as u32, 1).is_ok(), fresh);
                     model.insert(seq, seq);
                 } else {
                     prop_assert_eq!(ledger.delete(QUEUE, Seq(seq)), model.remove(&seq).is_some());
@@ -296,8 +305,8 @@ mod tests {
     #[test]
     fn an_entry_is_put_once_and_deleted_once() {
         let mut ledger = ledger();
-        ledger.put(QUEUE, Seq(3), 1).unwrap();
-        assert_eq!(ledger.put(QUEUE, Seq(3), 1), Err(Duplicate(QUEUE, Seq(3))));
+        ledger.put(QUEUE, Seq(3), 1, 1).unwrap();
+        assert_eq!(ledger.put(QUEUE, Seq(3), 1, 1), Err(Duplicate(QUEUE, Seq(3))));
         assert!(ledger.delete(QUEUE, Seq(3)));
         assert!(!ledger.delete(QUEUE, Seq(3)) && !ledger.delete(QueueId(6), Seq(3)));
     }
@@ -305,7 +314,7 @@ mod tests {
     #[test]
     fn only_a_live_entry_has_a_delivery_count_and_it_goes_with_the_entry() {
         let mut ledger = ledger();
-        (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1).unwrap());
+        (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1, 1).unwrap());
         assert!(ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(3)));
         assert!(ledger.delete(QUEUE, Seq(2)) && ledger.uncount(QUEUE, Seq(2)));
         assert!(!ledger.uncount(QUEUE, Seq(2)), "once");
@@ -316,7 +325,7 @@ mod tests {
     #[test]
     fn an_excluded_entry_is_not_counted_and_goes_with_its_queue() {
         let mut ledger = ledger();
-        (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1).unwrap());
+        (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1, 1).unwrap());
         ledger.exclude(QUEUE, Seq(2));
         assert_eq!(ledger.live(QUEUE).collect::<Vec<_>>(), [Seq(1), Seq(3)]);
         let manifest = ledger.manifest(QUEUE);
@@ -330,9 +339,9 @@ mod tests {
     #[test]
     fn one_stuck_entry_does_not_make_the_list_grow_for_ever() {
         let mut ledger = ledger();
-        ledger.put(QUEUE, Seq(1), 1).unwrap();
+        ledger.put(QUEUE, Seq(1), 1, 1).unwrap();
         for seq in 2..100_000 {
-            ledger.put(QUEUE, Seq(seq), 1).unwrap();
+            ledger.put(QUEUE, Seq(seq), 1, 1).unwrap();
             assert!(ledger.delete(QUEUE, Seq(seq)));
         }
         assert!(ledger.queues[&QUEUE].entries.len() <= DEAD_MIN + 4);
@@ -342,8 +351,8 @@ mod tests {
     #[test]
     fn a_touched_queue_is_written_once_per_commit() {
         let mut ledger = ledger();
-        ledger.put(QUEUE, Seq(1), 1).unwrap();
-        ledger.put(QUEUE, Seq(2), 1).unwrap();
+        ledger.put(QUEUE, Seq(1), 1, 1).unwrap();
+        ledger.put(QUEUE, Seq(2), 1, 1).unwrap();
         ledger.delivered_up_to(QUEUE, Seq(2));
         let mut seen = Vec::new();
         ledger.take_touched(9, |manifest| seen.push(manifest));

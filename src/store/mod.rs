@@ -24,6 +24,9 @@ mod descriptor;
 mod error;
 mod files;
 mod kek;
+mod key_admin;
+mod key_duty;
+mod key_use;
 mod keyring_file;
 mod layout;
 mod ledger;
@@ -48,8 +51,12 @@ use std::time::{Duration, Instant};
 pub use body::SharedBody;
 pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
-pub use error::{CommitFailure, QueueFault, StoreError};
-pub use kek::{kek_from_file, kek_from_text};
+pub use error::{CommitFailure, QueueFault, SlotRefusal, StoreError};
+pub use kek::{
+    kek_from_bytes, kek_from_credential, kek_from_file, kek_from_text, passphrase_from_bytes,
+    passphrase_from_file,
+};
+pub use key_admin::{DataKeyFacts, KeyringFacts, SlotFacts};
 pub use layout::RowKind;
 #[doc(hidden)]
 pub use preflight::{LogState, check_log};
@@ -59,7 +66,7 @@ pub use recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row}
 use crate::broker::id::{BodyId, RowId};
 use crate::broker::message::Message;
 use crate::limits::{COMMITTER_SEAL_BYTES_MAX, PROBE_SECONDS_MAX};
-use crate::seal::Kek;
+use crate::seal::Credential;
 
 /// How to open a store.
 pub struct OpenOptions {
@@ -68,7 +75,7 @@ pub struct OpenOptions {
     /// Must be the mode that the store was made with.
     pub mode: Mode,
     /// Needed by a sealed store.
-    pub kek: Option<Kek>,
+    pub kek: Option<Credential>,
     /// Where the anchor lies; `anchor` in the data directory by default. On another disk it also tells of a data
     /// directory that was put back to an older state as a whole.
     pub anchor: Option<PathBuf>,
@@ -80,7 +87,7 @@ pub struct OpenOptions {
 
 impl OpenOptions {
     /// Opens with the anchor in the data directory, and accepts no fault.
-    pub fn new(dir: impl Into<PathBuf>, mode: Mode, kek: Option<Kek>) -> OpenOptions {
+    pub fn new(dir: impl Into<PathBuf>, mode: Mode, kek: Option<Credential>) -> OpenOptions {
         OpenOptions { dir: dir.into(), mode, kek, anchor: None, accept_rollback: None, quarantine: false }
     }
 }

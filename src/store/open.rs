@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -14,6 +13,7 @@ use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
 use super::error::StoreError;
 use super::files;
+use super::key_duty::KeyDuty;
 use super::keyring_file::KeyringFile;
 use super::ledger::Ledger;
 use super::preflight::{self, Findings};
@@ -24,7 +24,7 @@ use super::rocks::{Rocks, Tail};
 use super::sealing::{Opening, Sealing};
 use super::watchdog::{self, watched};
 use super::{OpenOptions, Store};
-use crate::seal::Kek;
+use crate::seal::Credential;
 use crate::seal::key::{AnchorKey, RootKey, Secret};
 use crate::seal::multiset::Multiset;
 use crate::seal::nonce;
@@ -58,8 +58,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         return Err(StoreError::Locked { dir });
     };
     let anchor = anchor.unwrap_or_else(|| dir.join(ANCHOR_FILE));
-    let Identity { store, mut keyring } = identify(&dir, mode, kek.as_ref(), &anchor)?;
-    drop(kek);
+    let Identity { store, mut keyring } = identify(&dir, mode, kek, &anchor)?;
     let generation = keyring.as_ref().map(|file| file.ring().generation);
     let root = keyring.as_ref().map(|file| &file.ring().root);
     let key = root.map_or_else(AnchorKey::public, RootKey::anchor);
@@ -82,8 +81,10 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
             (sealing(&dir, file, &key)?, Some(key))
         }
     };
+    let Counts { mut ledger, presence } = restored.counts;
+    ledger.key_use.seals_with(sealing.data_key_id());
+    let keep_all_keys = restored.keep_all_keys || !restored.recovered.quarantined.is_empty();
     let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key));
-    let Counts { ledger, presence } = restored.counts;
     let committer = Committer {
         core,
         rocks,
@@ -95,8 +96,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         purges: restored.purges.into(),
         delivered: DeliveryMarks::default(),
         commit_seq,
-        key_since: Instant::now(),
-        key_records: 0,
+        key_duty: KeyDuty::new(keep_all_keys),
         value: Vec::new(),
         _lock: lock,
     };
@@ -175,7 +175,7 @@ fn warn_of_quarantine(recovered: &Recovered) {
 }
 
 /// Says which store this is, and makes a new one where there is none.
-fn identify(dir: &Path, mode: Mode, kek: Option<&Kek>, anchor: &Path) -> Result<Identity, StoreError> {
+fn identify(dir: &Path, mode: Mode, kek: Option<Credential>, anchor: &Path) -> Result<Identity, StoreError> {
     let Some(descriptor) = Descriptor::read(dir)? else {
         // An anchor outlives its store, when somebody takes that away as a whole.
         if anchor::exists(anchor) && !dir.join(DATABASE_DIR).exists() && !KeyringFile::exists(dir) {
@@ -198,7 +198,7 @@ fn identify(dir: &Path, mode: Mode, kek: Option<&Kek>, anchor: &Path) -> Result<
     if !KeyringFile::exists(dir) {
         return Err(StoreError::KeyringMissing { dir: dir.to_path_buf() });
     }
-    let file = KeyringFile::open(dir, needed(dir, kek)?)?;
+    let file = KeyringFile::open(dir, &needed(dir, kek)?)?;
     if file.ring().store != store {
         let detail = "it belongs to another store".into();
         return Err(StoreError::KeyringCorrupt { dir: dir.to_path_buf(), detail });
@@ -209,7 +209,7 @@ fn identify(dir: &Path, mode: Mode, kek: Option<&Kek>, anchor: &Path) -> Result<
 
 /// A new store, in an order that a crash cannot spoil: keyring, descriptor, database. A keyring of generation
 /// 1 alone is a creation that was cut short, since the first start goes on to generation 2.
-fn create(dir: &Path, mode: Mode, kek: Option<&Kek>) -> Result<Identity, StoreError> {
+fn create(dir: &Path, mode: Mode, kek: Option<Credential>) -> Result<Identity, StoreError> {
     let missing = |what| StoreError::StoreMissing { dir: dir.to_path_buf(), what };
     if dir.join(DATABASE_DIR).exists() {
         return Err(missing("a database"));
@@ -219,7 +219,7 @@ fn create(dir: &Path, mode: Mode, kek: Option<&Kek>) -> Result<Identity, StoreEr
         Mode::PlainInsecure if has_keyring => return Err(missing("a keyring")),
         Mode::PlainInsecure => None,
         Mode::Sealed if has_keyring => {
-            let file = KeyringFile::open(dir, needed(dir, kek)?)?;
+            let file = KeyringFile::open(dir, &needed(dir, kek)?)?;
             if file.ring().generation > 1 {
                 return Err(missing("a keyring that was in use"));
             }
@@ -240,6 +240,6 @@ fn create(dir: &Path, mode: Mode, kek: Option<&Kek>) -> Result<Identity, StoreEr
     Ok(Identity { store, keyring })
 }
 
-fn needed<'a>(dir: &Path, kek: Option<&'a Kek>) -> Result<&'a Kek, StoreError> {
+fn needed(dir: &Path, kek: Option<Credential>) -> Result<Credential, StoreError> {
     kek.ok_or_else(|| StoreError::KekMissing { dir: dir.to_path_buf() })
 }

@@ -63,7 +63,7 @@ pub(super) struct Restored {
     pub(super) next_row: u64,
     used_keys: HashSet<u32>,
     /// A record does not tell its key, so none can be dropped.
-    keep_all_keys: bool,
+    pub(super) keep_all_keys: bool,
 }
 
 impl Restored {
@@ -79,6 +79,7 @@ const EXTRA: &str = "E_ENTRY_EXTRA";
 struct Body {
     content: Result<Message, Unreadable>,
     reference: BodyRef,
+    key_id: u32,
     entries: u32,
 }
 
@@ -89,6 +90,8 @@ struct Pieces {
     /// The piece that should come now.
     next: u32,
     tag: Tag,
+    /// All pieces of a sound body have one key.
+    key_id: u32,
     is_whole: bool,
     /// The first thing that was wrong; it stays.
     fault: Option<Unreadable>,
@@ -96,7 +99,7 @@ struct Pieces {
 
 impl Pieces {
     fn new(id: BodyId) -> Pieces {
-        Pieces { id, text: Vec::new(), next: 0, tag: Tag::default(), is_whole: false, fault: None }
+        Pieces { id, text: Vec::new(), next: 0, tag: Tag::default(), key_id: 0, is_whole: false, fault: None }
     }
 
     fn add(&mut self, chunk: u32, opened: Result<Facts, Unreadable>, text: &[u8]) {
@@ -105,7 +108,7 @@ impl Pieces {
         match opened {
             Ok(facts) if in_order => {
                 self.text.extend_from_slice(text);
-                self.tag = facts.tag;
+                (self.tag, self.key_id) = (facts.tag, facts.key_id);
                 self.is_whole = facts.flags & FLAG_LAST != 0;
             }
             Ok(_) => self.fault = self.fault.or(Some(Unreadable::BodyCut)),
@@ -249,7 +252,8 @@ impl Scan<'_> {
 
     /// Notes which data key a record needs, whether it opened or not. An error that concerns the whole
     /// store (a plain record, a missing key) is told apart from one that concerns the record alone.
-    fn note_key(&mut self, value: &[u8], error: Option<Unreadable>) -> Result<(), StoreError> {
+    /// Gives the key's id, 0 when none is known.
+    fn note_key(&mut self, value: &[u8], error: Option<Unreadable>) -> Result<u32, StoreError> {
         match error {
             Some(Unreadable::NotOpened(NotOpened::UnknownKey(key_id))) => {
                 self.missing_keys += 1;
@@ -263,13 +267,19 @@ impl Scan<'_> {
             }
             _ => {}
         }
-        if !self.opening.is_plain() {
-            match parse(value) {
-                Ok((header, ..)) => drop(self.used_keys.insert(header.key_id)),
-                Err(_) => self.keep_all_keys = true,
+        if self.opening.is_plain() {
+            return Ok(0);
+        }
+        match parse(value) {
+            Ok((header, ..)) => {
+                self.used_keys.insert(header.key_id);
+                Ok(header.key_id)
+            }
+            Err(_) => {
+                self.keep_all_keys = true;
+                Ok(0)
             }
         }
-        Ok(())
     }
 
     fn bodies(&mut self, rocks: &Rocks) -> Result<(), StoreError> {
@@ -303,7 +313,8 @@ impl Scan<'_> {
         };
         let bytes = content.as_ref().map_or(0, |message| message.size_bytes() as u32);
         let reference = BodyRef { id: pieces.id, bytes, chunks: pieces.next, tag: pieces.tag };
-        self.bodies.insert(pieces.id, Body { content, reference, entries: 0 });
+        let key_id = pieces.key_id;
+        self.bodies.insert(pieces.id, Body { content, reference, key_id, entries: 0 });
     }
 
     fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -311,7 +322,7 @@ impl Scan<'_> {
             return Err(self.refuse("the column family of entries", Unreadable::ForeignKey));
         };
         let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
-        self.note_key(value, opened.err())?;
+        let key_id = self.note_key(value, opened.err())?;
         if let Some(seqs) = self.dropping.get_mut(&queue) {
             seqs.push(seq);
             return Ok(());
@@ -335,7 +346,7 @@ impl Scan<'_> {
             }
             Err(_) => 0,
         };
-        let put = self.counts.ledger.put(queue, seq, bytes);
+        let put = self.counts.ledger.put(queue, seq, bytes, key_id);
         put.map_err(|e| self.damaged(format!("queue {}", queue.0), e.to_string()))?;
         match found {
             Ok(entry) => self.queues.entry(queue).or_default().push(entry),
@@ -384,6 +395,10 @@ impl Scan<'_> {
         if commit.sums.is_none() {
             self.counts.ledger.touch_all();
         }
+        // What nobody can read is not deleted either, and pins its key.
+        let kept = self.bodies.values().filter(|body| body.entries > 0 || !self.quarantined.is_empty());
+        let kept = kept.map(|body| (body.reference.id, body.key_id));
+        self.counts.ledger.key_use.add_bodies(kept);
         let (used_keys, keep_all_keys) = (std::mem::take(&mut self.used_keys), self.keep_all_keys);
         let rows = std::mem::take(&mut self.rows);
         let quarantined = std::mem::take(&mut self.quarantined);

@@ -29,6 +29,14 @@ impl Sealing {
         }
     }
 
+    /// The data key of entries and bodies; 0 in a plain store.
+    pub(super) fn data_key_id(&self) -> u32 {
+        match self {
+            Sealing::Plain => 0,
+            Sealing::Sealed { data, .. } => data.key_id(),
+        }
+    }
+
     pub(super) fn padding(&self) -> Padding {
         match self {
             Sealing::Plain => Padding::None,

@@ -130,7 +130,7 @@ mod tests {
 
     fn ledger(seqs: &BTreeSet<u64>) -> Ledger {
         let mut ledger = Ledger::new(Multiset::public(), true);
-        seqs.iter().for_each(|seq| ledger.put(QUEUE, Seq(*seq), 1).unwrap());
+        seqs.iter().for_each(|seq| ledger.put(QUEUE, Seq(*seq), 1, 1).unwrap());
         ledger
     }
 

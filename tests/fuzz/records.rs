@@ -9,6 +9,7 @@ use sealmq::broker::id::RowId;
 use sealmq::broker::message::Message;
 use sealmq::engine::Engine;
 use sealmq::seal::keyring::{Keyring, SealedKeyring};
+use sealmq::seal::slot_key::{Cost, SlotKey};
 use sealmq::seal::{Kek, envelope};
 use sealmq::store::{Mode, OpenOptions, Recovered, Row, RowKind, Store, kek_from_text, read_as_each};
 use tempfile::TempDir;
@@ -32,8 +33,8 @@ impl Records {
         let dir = tempfile::tempdir().expect("a folder");
         let options = OpenOptions::new(dir.path().join("store"), Mode::PlainInsecure, None);
         let (store, _) = Store::open(options).expect("a new store");
-        let kek = kek();
-        let keyring = Keyring::create(&kek, [7; 16]).and_then(|keyring| keyring.encode()).expect("a keyring");
+        let key = SlotKey::new(kek().into(), Cost::DEFAULT).expect("a key");
+        let keyring = Keyring::create(&key, [7; 16]).and_then(|keyring| keyring.encode()).expect("a keyring");
         Records { store, keyring, _dir: dir }
     }
 
@@ -162,7 +163,7 @@ impl Target for Records {
             })),
             2 => {
                 let changed = bytes != self.keyring;
-                let kek = kek();
+                let kek = kek().into();
                 let opened = SealedKeyring::parse(bytes.to_vec()).and_then(|sealed| sealed.unlock(&kek));
                 assert!(opened.is_err() || !changed, "a changed keyring opens");
                 fingerprint(opened.map(drop).map_err(|e| e.to_string()))

@@ -305,7 +305,7 @@ fn manifests_hold_the_count_and_the_keyed_sum_of_what_is_there() {
     drop(appender);
     store.close().unwrap();
     drop(store);
-    let file = super::super::keyring_file::KeyringFile::open(dir.path(), &kek()).unwrap();
+    let file = super::super::keyring_file::KeyringFile::open(dir.path(), &kek().into()).unwrap();
     let mut opener = crate::seal::record::Opener::new(file.keys(), file.ring().store);
     let rocks = Rocks::open(&dir.path().join("db"), Tail::Whole).unwrap();
     let (key, mut text) = (Key::manifest(QUEUE), Vec::new());

@@ -38,7 +38,7 @@ fn try_options(options: OpenOptions) -> Result<Recovered, StoreError> {
 }
 
 fn options(dir: &Path) -> OpenOptions {
-    OpenOptions::new(dir, Mode::Sealed, Some(kek()))
+    OpenOptions::new(dir, Mode::Sealed, Some(kek().into()))
 }
 
 fn code_of(options: OpenOptions) -> &'static str {
@@ -292,7 +292,7 @@ fn a_message_that_was_removed_is_missed_and_named_in_either_mode() {
     for mode in [Mode::Sealed, Mode::PlainInsecure] {
         let dir = filled(mode);
         put_values(dir.path(), &[entry(2)], vec![None]);
-        let options = || OpenOptions::new(dir.path(), mode, Some(kek()));
+        let options = || OpenOptions::new(dir.path(), mode, Some(kek().into()));
         let error = try_options(options()).unwrap_err();
         assert_eq!(error.code(), "E_QUEUE_INTEGRITY");
         assert!(error.to_string().contains("queue 1: 1 missing (entry 2), 0 extra"), "{error}");
@@ -476,7 +476,7 @@ fn a_put_that_came_after_its_queue_was_dropped_is_no_fault_at_any_moment() {
 
 /// The commit row of a closed store.
 fn read_row_of(dir: &Path) -> CommitRow {
-    let keyring = super::super::keyring_file::KeyringFile::open(dir, &kek()).unwrap();
+    let keyring = super::super::keyring_file::KeyringFile::open(dir, &kek().into()).unwrap();
     let mut opening = Opening::Sealed(Box::new(Opener::new(keyring.keys(), keyring.ring().store)));
     let value = values(dir, &[(Family::Meta, Key::commit())]).remove(0).unwrap();
     let (kinds, mut text) = ([crate::seal::envelope::Kind::Commit], Vec::new());
@@ -591,7 +591,7 @@ fn a_store_of_an_older_version_gets_its_anchor_and_its_sums() {
         let row = CommitRow { commit_seq: 100, body_id_next: 9, row_id_next: 9, ..CommitRow::default() };
         let mut value = Vec::new();
         if mode == Mode::Sealed {
-            let keyring = super::super::keyring_file::KeyringFile::open(dir.path(), &kek()).unwrap();
+            let keyring = super::super::keyring_file::KeyringFile::open(dir.path(), &kek().into()).unwrap();
             let meta = Arc::new(SealKey::meta(&keyring.ring().root));
             let sealer = Sealer::new(meta, keyring.ring().store).unwrap();
             seal_with(&sealer, &row, Family::Meta, &key, &mut value).unwrap();
@@ -600,7 +600,7 @@ fn a_store_of_an_older_version_gets_its_anchor_and_its_sums() {
         }
         put_values(dir.path(), &[(Family::Meta, key)], vec![Some(value)]);
         fs::remove_file(dir.path().join("anchor")).unwrap();
-        let options = || OpenOptions::new(dir.path(), mode, Some(kek()));
+        let options = || OpenOptions::new(dir.path(), mode, Some(kek().into()));
         assert_eq!(seqs(&try_options(options()).unwrap(), QUEUE), [1, 2, 3, 4]);
         assert!(dir.path().join("anchor").exists());
         put_values(dir.path(), &[entry(2)], vec![None]);

@@ -111,7 +111,7 @@ fn a_part_of_a_store_is_not_taken_for_a_new_one() {
 #[test]
 fn a_creation_that_was_cut_short_is_finished() {
     let dir = tempfile::tempdir().unwrap();
-    drop(KeyringFile::create(dir.path(), &kek(), [9; 16]).unwrap());
+    drop(KeyringFile::create(dir.path(), kek().into(), [9; 16]).unwrap());
     let (_store, recovered) = open(dir.path());
     assert!(recovered.created);
     let text = fs::read_to_string(dir.path().join(DESCRIPTOR_FILE)).unwrap();
@@ -221,7 +221,7 @@ fn a_record_of_another_store_under_the_same_key_does_not_open() {
 fn missing_data_keys_are_refused_with_their_count() {
     let dir = filled(Mode::Sealed);
     // Three entries and one apart are sealed under key 2; K_meta's records open without it.
-    let mut file = KeyringFile::open(dir.path(), &kek()).unwrap();
+    let mut file = KeyringFile::open(dir.path(), &kek().into()).unwrap();
     file.next_data_key(1, |_| false).unwrap();
     drop(file);
     let error = try_open(dir.path(), Mode::Sealed, Some(kek())).unwrap_err();
@@ -235,8 +235,13 @@ fn data_keys_that_nothing_needs_are_dropped_by_the_next_start() {
     for _ in 0..5 {
         drop(open(dir.path()));
     }
-    let ids: Vec<u32> =
-        KeyringFile::open(dir.path(), &kek()).unwrap().ring().keys.iter().map(|key| key.key_id).collect();
+    let ids: Vec<u32> = KeyringFile::open(dir.path(), &kek().into())
+        .unwrap()
+        .ring()
+        .keys
+        .iter()
+        .map(|key| key.key_id)
+        .collect();
     assert_eq!(ids, [2, 7], "the one of the entries, and the last start's");
 }
 
@@ -286,7 +291,7 @@ fn every_flipped_byte_of_the_small_files_is_refused_or_harmless() {
 #[test]
 fn a_data_key_that_has_served_its_time_is_replaced_before_the_next_record() {
     let dir = filled(Mode::Sealed);
-    let options = OpenOptions::new(dir.path(), Mode::Sealed, Some(kek()));
+    let options = OpenOptions::new(dir.path(), Mode::Sealed, Some(kek().into()));
     let (mut committer, ..) = super::super::open::prepare(options).unwrap();
     let put = |seq| {
         let (message, shared) = (message(&format!("message {seq}")), None);
@@ -297,13 +302,13 @@ fn a_data_key_that_has_served_its_time_is_replaced_before_the_next_record() {
         crate::seal::envelope::parse(&value).unwrap().0.key_id
     };
     for (seq, records, key) in [(5, 0, 3), (6, crate::limits::DATA_KEY_RECORDS_MAX, 4), (7, 0, 4)] {
-        committer.key_records += records;
+        committer.key_duty.sealed += records;
         let mut ops = vec![put(seq)];
         committer.core.charge(ops[0].charge());
         committer.commit(&mut ops, false).unwrap();
         assert_eq!(key_of(&committer, seq), key);
     }
-    assert_eq!(committer.core.data_key.load_full().unwrap().id, 4, "bodies sealed elsewhere use it too");
+    assert_eq!(committer.core.data_key.load_full().unwrap().key.id, 4, "bodies sealed elsewhere use it too");
     drop(committer);
     let (_store, recovered) = open(dir.path());
     assert_eq!(seqs(&recovered, QUEUE), (1..=7).collect::<Vec<_>>());

@@ -5,6 +5,7 @@ mod bench;
 mod crash;
 mod damage;
 mod failures;
+mod keys;
 mod leaks;
 
 use std::fs;
@@ -16,6 +17,7 @@ use super::layout::{Family, Key};
 use super::rocks::{Rocks, Tail};
 use super::*;
 use crate::broker::id::{QueueId, Seq};
+use crate::seal::Kek;
 
 pub(super) const QUEUE: QueueId = QueueId(1);
 
@@ -28,7 +30,7 @@ pub(super) fn try_open(
     mode: Mode,
     kek: Option<Kek>,
 ) -> Result<(Arc<Store>, Recovered), StoreError> {
-    Store::open(OpenOptions::new(dir, mode, kek))
+    Store::open(OpenOptions::new(dir, mode, kek.map(Credential::Key)))
 }
 
 pub(super) fn open(dir: &Path) -> (Arc<Store>, Recovered) {
