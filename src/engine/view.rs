@@ -1,7 +1,11 @@
 //! Pictures of the broker for people and tools: plain structs, taken at one moment, that anybody may keep. Domain
 //! types are never serialised; these are. No payload, header value or secret may enter them.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
+
+use crate::seal::Passphrase;
 
 /// Who can give pictures. Calls may take short locks and touch the disk: not for a connection's task.
 pub trait View: Send + Sync {
@@ -19,6 +23,86 @@ pub trait View: Send + Sync {
 
     /// The bindings of a virtual host, each queue's implicit one to the default exchange included.
     fn bindings(&self, vhost: &str) -> Option<Vec<BindingView>>;
+
+    /// Changes the keyring, and shows it as it is then.
+    ///
+    /// # Errors
+    /// Why it stays as it is.
+    fn keyring(&self, change: KeyringChange) -> Result<KeyringView, KeyringRefused>;
+}
+
+/// What an operator wants of the keyring.
+pub enum KeyringChange {
+    /// Only to see it.
+    None,
+    /// A slot for the key in a file that the broker can read.
+    AddKey(PathBuf),
+    /// A slot for a passphrase.
+    AddPassphrase(Passphrase),
+    /// One slot less.
+    RemoveSlot {
+        /// The beginning of its id, in hex.
+        slot: String,
+        /// Even the one that the broker was started with.
+        in_use_too: bool,
+    },
+    /// A new data key.
+    NewDataKey,
+}
+
+/// A change of the keyring that was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyringRefused {
+    /// `E_...`
+    pub code: &'static str,
+    /// A sentence for people, with what to do.
+    pub message: String,
+}
+
+/// The keyring; no key bytes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KeyringView {
+    /// The store's uuid, hex.
+    pub store: String,
+    /// Rises by one with each write of the keyring.
+    pub generation: u64,
+    /// Who can open the store.
+    pub slots: Vec<SlotView>,
+    /// The data keys, oldest first.
+    pub data_keys: Vec<DataKeyView>,
+}
+
+/// A slot of the keyring.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SlotView {
+    /// Its public name, hex.
+    pub id: String,
+    /// `key`, `passphrase` or `external`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `active` or `read-only`.
+    pub state: String,
+    /// The broker was started with it.
+    pub in_use: bool,
+    /// What a passphrase costs by Argon2id, as `m=262144,t=3,p=1`.
+    pub cost: Option<String>,
+}
+
+/// A data key.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DataKeyView {
+    /// How records name it.
+    pub id: u32,
+    /// `seals` or `opens`.
+    pub state: String,
+    /// When it was made, Unix milliseconds.
+    pub created_ms: u64,
+    /// Since then.
+    pub age_seconds: u64,
+    /// When it stopped sealing, Unix milliseconds.
+    pub retired_ms: Option<u64>,
+    /// Messages and bodies that need it.
+    pub records: u64,
 }
 
 /// The broker as a whole.

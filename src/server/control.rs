@@ -1,11 +1,14 @@
-//! The control socket: a Unix socket with mode 0600 on which the same user or root asks for pictures of the broker.
+//! The control socket: a Unix socket with mode 0600 on which the same user or root asks for pictures of the broker, and
+//! changes its keyring.
 //!
 //! ```text
 //! client -> {"verb":"list_queues","vhost":"/"}\n
 //! server -> {"ok":[..]}\n   or   {"error":{"code":"no_such_vhost","message":".."}}\n   and closes
 //! ```
 //!
-//! One line each way, requests bounded, no AMQP, no secrets. Both ends live here so that they cannot drift apart.
+//! One line each way, requests bounded, no AMQP. The only secret that may pass is the passphrase of a new slot of the
+//! keyring: a line of its own behind the request, so that it is never part of a document that is parsed or shown. Both
+//! ends live here so that they cannot drift apart.
 
 use std::future::Future;
 use std::io;
@@ -16,15 +19,21 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::error::{Error, Result};
-use crate::engine::view::View;
+use crate::engine::view::{KeyringChange, View};
+use crate::limits::PASSPHRASE_BYTES_MAX;
+use crate::store::passphrase_from_bytes;
+use zeroize::Zeroizing;
 
 /// Largest request in bytes, newline included.
-const REQUEST_BYTES_MAX: u64 = 4096;
+const REQUEST_BYTES_MAX: usize = 4096;
+
+/// Most bytes that are read from a client: a request and a secret line.
+const INPUT_BYTES_MAX: usize = REQUEST_BYTES_MAX + PASSPHRASE_BYTES_MAX + 2;
 
 /// Largest answer that the client takes, in bytes: more than a million queues.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
@@ -63,6 +72,31 @@ pub enum Request {
         /// The virtual host.
         vhost: String,
     },
+    /// [`crate::engine::view::KeyringView`], as for all that follow.
+    KeyringStatus,
+    /// Adds a slot for the key in a file.
+    KeyringAddKey {
+        /// An absolute path, as the broker sees it.
+        file: PathBuf,
+    },
+    /// Adds a slot for the passphrase on the next line.
+    KeyringAddPassphrase,
+    /// Removes a slot.
+    KeyringRemoveSlot {
+        /// The beginning of its id, in hex.
+        slot: String,
+        /// Even the one that the broker was started with.
+        in_use_too: bool,
+    },
+    /// Makes a new data key.
+    KeyringRotateDek,
+}
+
+impl Request {
+    /// Whether a line with a secret follows.
+    fn has_secret(&self) -> bool {
+        matches!(self, Request::KeyringAddPassphrase)
+    }
 }
 
 /// Why a request was not answered; the words are part of the protocol.
@@ -196,21 +230,20 @@ async fn answer(mut stream: UnixStream, view: Arc<dyn View>) {
         }
     }
     let patience = Duration::from_millis(PEER_PATIENCE_MS);
-    let mut line = Vec::new();
-    let read = async {
-        let mut reader = BufReader::new((&mut stream).take(REQUEST_BYTES_MAX));
-        reader.read_until(b'\n', &mut line).await
-    };
-    if !matches!(tokio::time::timeout(patience, read).await, Ok(Ok(_))) {
+    let mut input = Zeroizing::new(Vec::with_capacity(INPUT_BYTES_MAX));
+    let Ok(Ok(request)) = tokio::time::timeout(patience, read_request(&mut stream, &mut input)).await else {
         return;
-    }
-    let answer = match serde_json::from_slice::<Request>(&line) {
+    };
+    let answer = match request {
         // Pictures take locks and touch the disk: not on a worker that drives connections.
-        Ok(request) => match tokio::task::spawn_blocking(move || picture(&request, view.as_ref())).await {
-            Ok(answer) => answer,
-            Err(_) => refusal(Refusal::Internal, "the request failed; the broker's log says why"),
-        },
-        Err(error) => refusal(Refusal::BadRequest, &format!("not a request: {error}")),
+        Ok(request) => {
+            let done = move || picture(request, secret_line(&input), view.as_ref());
+            match tokio::task::spawn_blocking(done).await {
+                Ok(answer) => answer,
+                Err(_) => refusal(Refusal::Internal, "the request failed; the broker's log says why"),
+            }
+        }
+        Err(problem) => refusal(Refusal::BadRequest, &problem),
     };
     let mut bytes = answer.to_string().into_bytes();
     bytes.push(b'\n');
@@ -223,16 +256,70 @@ async fn answer(mut stream: UnixStream, view: Arc<dyn View>) {
     }
 }
 
-fn picture(request: &Request, view: &dyn View) -> Value {
+/// Reads a line into `input`, which has room for all that may come, and a second one if the first asks for it.
+async fn read_request(
+    stream: &mut UnixStream,
+    input: &mut Vec<u8>,
+) -> io::Result<std::result::Result<Request, String>> {
+    let mut known: Option<Request> = None;
+    loop {
+        let mut lines = input.splitn(3, |byte| *byte == b'\n');
+        let (first, second, rest) = (lines.next().unwrap_or_default(), lines.next(), lines.next());
+        let too_long = first.len() >= REQUEST_BYTES_MAX;
+        if known.is_none() && (second.is_some() || too_long) {
+            match serde_json::from_slice::<Request>(first) {
+                Ok(request) => known = Some(request),
+                Err(error) => return Ok(Err(format!("not a request: {error}"))),
+            }
+        }
+        match known.take() {
+            Some(request) if !request.has_secret() || rest.is_some() => return Ok(Ok(request)),
+            waiting => known = waiting,
+        }
+        if input.len() >= INPUT_BYTES_MAX {
+            return Ok(Err("not a request: it is too long".into()));
+        }
+        // No more than there is room for: a buffer that grows leaves copies behind.
+        let left = (INPUT_BYTES_MAX - input.len()) as u64;
+        if (&mut *stream).take(left).read_buf(input).await? == 0 {
+            let whole =
+                serde_json::from_slice::<Request>(input).map_err(|error| format!("not a request: {error}"));
+            return Ok(known.map_or(whole, |_| Err("not a request: its second line is missing".into())));
+        }
+    }
+}
+
+fn secret_line(input: &[u8]) -> &[u8] {
+    input.split(|byte| *byte == b'\n').nth(1).unwrap_or_default()
+}
+
+fn picture(request: Request, secret: &[u8], view: &dyn View) -> Value {
+    let keyring = |change| match view.keyring(change) {
+        Ok(keyring) => json!({ "ok": keyring }),
+        Err(refused) => refusal_of(refused.code, &refused.message),
+    };
     match request {
         Request::Ping => match view.ping() {
             Ok(()) => json!({ "ok": null }),
             Err(problem) => refusal(Refusal::Unhealthy, &problem),
         },
         Request::Status => json!({ "ok": view.status() }),
-        Request::ListQueues { vhost } => list(view.queues(vhost), vhost),
-        Request::ListExchanges { vhost } => list(view.exchanges(vhost), vhost),
-        Request::ListBindings { vhost } => list(view.bindings(vhost), vhost),
+        Request::ListQueues { vhost } => list(view.queues(&vhost), &vhost),
+        Request::ListExchanges { vhost } => list(view.exchanges(&vhost), &vhost),
+        Request::ListBindings { vhost } => list(view.bindings(&vhost), &vhost),
+        Request::KeyringStatus => keyring(KeyringChange::None),
+        Request::KeyringAddKey { file } if !file.is_absolute() => {
+            refusal(Refusal::BadRequest, "the key's file needs an absolute path")
+        }
+        Request::KeyringAddKey { file } => keyring(KeyringChange::AddKey(file)),
+        Request::KeyringAddPassphrase => match passphrase_from_bytes("the request", secret) {
+            Ok(passphrase) => keyring(KeyringChange::AddPassphrase(passphrase)),
+            Err(error) => refusal_of(error.code(), &format!("{}: {error}", error.code())),
+        },
+        Request::KeyringRemoveSlot { slot, in_use_too } => {
+            keyring(KeyringChange::RemoveSlot { slot, in_use_too })
+        }
+        Request::KeyringRotateDek => keyring(KeyringChange::NewDataKey),
     }
 }
 
@@ -244,19 +331,28 @@ fn list<T: Serialize>(rows: Option<Vec<T>>, vhost: &str) -> Value {
 }
 
 fn refusal(why: Refusal, message: &str) -> Value {
-    json!({ "error": { "code": why.code(), "message": message } })
+    refusal_of(why.code(), message)
+}
+
+fn refusal_of(code: &str, message: &str) -> Value {
+    json!({ "error": { "code": code, "message": message } })
 }
 
 /// Asks the broker behind `path` and waits at most `timeout` for all of the answer.
 pub async fn ask(path: &Path, request: &Request, timeout: Duration) -> Result<Value> {
+    ask_with(path, request, &[], timeout).await
+}
+
+/// As [`ask`], with the line that [`Request::KeyringAddPassphrase`] wants behind it.
+pub async fn ask_with(path: &Path, request: &Request, secret: &[u8], timeout: Duration) -> Result<Value> {
     let path = path.to_owned();
-    match tokio::time::timeout(timeout, exchange(&path, request)).await {
+    match tokio::time::timeout(timeout, exchange(&path, request, secret)).await {
         Ok(answer) => answer,
         Err(_) => Err(Error::ControlTimeout { path, timeout_ms: timeout.as_millis() as u64 }),
     }
 }
 
-async fn exchange(path: &Path, request: &Request) -> Result<Value> {
+async fn exchange(path: &Path, request: &Request, secret: &[u8]) -> Result<Value> {
     let fault = |action| move |source| Error::ControlSocket { path: path.to_owned(), action, source };
     let odd = |problem: String| Error::ControlAnswer { path: path.to_owned(), problem };
     let mut stream =
@@ -264,6 +360,10 @@ async fn exchange(path: &Path, request: &Request) -> Result<Value> {
     let mut line = serde_json::to_vec(request).map_err(|e| odd(e.to_string()))?;
     line.push(b'\n');
     stream.write_all(&line).await.map_err(fault("cannot send"))?;
+    if request.has_secret() {
+        stream.write_all(secret).await.map_err(fault("cannot send"))?;
+        stream.write_all(b"\n").await.map_err(fault("cannot send"))?;
+    }
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await.map_err(fault("cannot receive"))?;
     let mut answer: Value = serde_json::from_slice(&bytes).map_err(|e| odd(e.to_string()))?;
@@ -317,6 +417,28 @@ pub(crate) mod tests {
 
         fn bindings(&self, _vhost: &str) -> Option<Vec<BindingView>> {
             panic!("a fault inside the broker")
+        }
+
+        fn keyring(&self, change: KeyringChange) -> std::result::Result<KeyringView, KeyringRefused> {
+            let slot = |id: &str, kind: &str, in_use| SlotView {
+                id: id.into(),
+                kind: kind.into(),
+                state: "active".into(),
+                in_use,
+                cost: (kind == "passphrase").then(|| "m=262144,t=3,p=1".into()),
+            };
+            let mut slots = vec![slot("00ff00ff", "key", true)];
+            match change {
+                KeyringChange::None | KeyringChange::NewDataKey => {}
+                KeyringChange::AddKey(path) => slots.push(slot(&path.display().to_string(), "key", false)),
+                KeyringChange::AddPassphrase(_) => slots.push(slot("11ee", "passphrase", false)),
+                KeyringChange::RemoveSlot { slot, in_use_too } => {
+                    let message = format!("E_SLOT_LAST: {slot} {in_use_too}");
+                    return Err(KeyringRefused { code: "E_SLOT_LAST", message });
+                }
+            }
+            let key = DataKeyView { id: 7, state: "seals".into(), records: 3, ..DataKeyView::default() };
+            Ok(KeyringView { store: "ab".into(), generation: 9, slots, data_keys: vec![key] })
         }
     }
 
@@ -385,9 +507,24 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
+    async fn a_passphrase_comes_on_a_line_of_its_own() {
+        let broker = Running::start(true);
+        let request = Request::KeyringAddPassphrase;
+        let added = ask_with(&broker.path(), &request, b"correct horse", PATIENCE).await.unwrap();
+        assert_eq!(added["slots"][1]["type"], "passphrase");
+        let short = ask_with(&broker.path(), &request, b"1234567", PATIENCE).await;
+        assert_eq!(refused(short), "E_KEK_UNAVAILABLE");
+        let verb = b"{\"verb\":\"keyring_add_passphrase\"}\n".as_slice();
+        let long = [verb, &vec![b'x'; INPUT_BYTES_MAX - verb.len()]].concat();
+        assert!(broker.send(&long).await.contains("bad_request"));
+        let shown = broker.ask(&Request::KeyringStatus).await.unwrap();
+        assert_eq!((&shown["generation"], &shown["data_keys"][0]["records"]), (&9.into(), &3.into()));
+    }
+
+    #[tokio::test]
     async fn reads_no_more_than_a_request() {
         let broker = Running::start(true);
-        let endless = vec![b' '; REQUEST_BYTES_MAX as usize];
+        let endless = vec![b' '; REQUEST_BYTES_MAX];
         assert!(broker.send(&endless).await.contains("bad_request"));
     }
 

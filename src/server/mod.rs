@@ -11,6 +11,7 @@ pub mod error;
 pub mod healthcheck;
 mod key_command;
 mod key_source;
+mod keyring;
 pub mod keys;
 pub mod listeners;
 pub mod logging;

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::Engine;
-use crate::engine::view::{BindingView, ExchangeView, ListenerView, QueueView, StatusView, View};
+use crate::engine::view::{
+    BindingView, ExchangeView, KeyringChange, KeyringRefused, KeyringView, ListenerView, QueueView,
+    StatusView, View,
+};
 use crate::net::Listening;
 
 use super::config::{Config, node_name};
-use super::{SEALMQ_VERSION, measure};
+use super::{SEALMQ_VERSION, keyring, measure};
 
 /// Implements [`View`] for a running broker.
 pub(super) struct Picture {
@@ -108,5 +111,9 @@ impl View for Picture {
 
     fn bindings(&self, vhost: &str) -> Option<Vec<BindingView>> {
         self.of_vhost(vhost, Engine::binding_views)
+    }
+
+    fn keyring(&self, change: KeyringChange) -> Result<KeyringView, KeyringRefused> {
+        keyring::change(self.engine.store(), change)
     }
 }

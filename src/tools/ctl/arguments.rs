@@ -128,6 +128,47 @@ pub enum Verb {
     CheckPortConnectivity,
     /// Checks that no resource alarm is in effect
     CheckLocalAlarms,
+    /// Shows and changes who can open the store
+    #[command(subcommand)]
+    Keyring(KeyringVerb),
+}
+
+/// What is done with the keyring of the running broker.
+#[derive(Debug, Subcommand)]
+#[command(rename_all = "kebab-case")]
+pub enum KeyringVerb {
+    /// Shows slots and data keys; no key bytes
+    Status,
+    /// Lets one more key or passphrase open the store
+    AddSlot(NewSlot),
+    /// Takes the right to open the store from a slot
+    RemoveSlot {
+        /// The beginning of its id, as `keyring status` shows it
+        slot: String,
+        /// Even the slot that the broker was started with
+        #[arg(long)]
+        in_use: bool,
+    },
+    /// Seals under a new data key from now on
+    RotateDek,
+}
+
+/// Where the new key comes from; never the command line itself.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct NewSlot {
+    /// A key file that the broker can read (32 bytes, 64 hex digits or base64)
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// A passphrase, asked for at the terminal
+    #[arg(long)]
+    pub passphrase: bool,
+    /// A passphrase in a file that nobody else may read
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// A passphrase from an inherited descriptor; 0 is standard input
+    #[arg(long, value_name = "NUMBER")]
+    pub passphrase_fd: Option<u32>,
 }
 
 // A hundred years are as good as for ever, and fit every clock.

@@ -1,7 +1,9 @@
 //! `sealmqctl`: asks a running broker over its control socket and prints what rabbitmqctl would print. The same program
-//! answers when it is called `rabbitmqctl` or `rabbitmq-diagnostics`. It opens no store and reads no secret.
+//! answers when it is called `rabbitmqctl` or `rabbitmq-diagnostics`. It opens no store, and reads no secret but the
+//! passphrase of a new slot.
 
 pub mod arguments;
+mod keyring;
 pub mod listing;
 pub mod status;
 pub mod verbs;
@@ -82,6 +84,12 @@ fn broker_exit_code(error: &server::Error) -> u8 {
         server::Error::ControlSocket { .. } => exit::UNAVAILABLE,
         server::Error::ControlRefused { code, .. } if code == Refusal::NoSuchVhost.code() => exit::DATA,
         server::Error::ControlRefused { code, .. } if code == Refusal::Unhealthy.code() => exit::UNAVAILABLE,
+        // What was asked for does not fit the keyring, or the key cannot be used.
+        server::Error::ControlRefused { code, .. }
+            if ["E_SLOT", "E_KEK_", "E_NO_KEYRING"].iter().any(|fault| code.starts_with(fault)) =>
+        {
+            exit::DATA
+        }
         server::Error::ControlRefused { .. } | server::Error::ControlAnswer { .. } => exit::SOFTWARE,
         error if error.is_configuration() => exit::CONFIG,
         _ => exit::SOFTWARE,

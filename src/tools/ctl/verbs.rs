@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::arguments::{Arguments, Common, Formatter, Program, Verb};
 use super::listing::{self, Kind};
-use super::{Failure, status};
+use super::{Failure, keyring, status};
 use crate::server::config::{Sources, control_socket_candidates, node_name};
 use crate::server::control::{self, Request};
 use crate::server::{self, PRODUCT_VERSION_DEFAULT, SEALMQ_VERSION};
@@ -61,6 +61,7 @@ pub async fn run(program: Program, arguments: &Arguments, out: &mut dyn Write) -
         Verb::CheckRunning => check_running(common, out).await,
         Verb::CheckPortConnectivity => check_port_connectivity(common, out).await,
         Verb::CheckLocalAlarms => check_local_alarms(common, out).await,
+        Verb::Keyring(verb) => keyring::run(verb, common, out).await,
     }
 }
 
@@ -214,19 +215,24 @@ fn shown_vhost(common: &Common) -> String {
     listing::printable(&common.vhost)
 }
 
-fn prelude(common: &Common, out: &mut dyn Write, sentence: &str) -> std::io::Result<()> {
+pub(super) fn prelude(common: &Common, out: &mut dyn Write, sentence: &str) -> std::io::Result<()> {
     if common.is_quiet() { Ok(()) } else { writeln!(out, "{sentence}") }
 }
 
 // The first place where a broker can be connected to; which one it uses is known for sure only to the broker.
 async fn ask(common: &Common, request: &Request) -> Result<Value, Failure> {
+    ask_with(common, request, &[]).await
+}
+
+/// As `ask`, with a line that holds a secret.
+pub(super) async fn ask_with(common: &Common, request: &Request, secret: &[u8]) -> Result<Value, Failure> {
     let places: Vec<PathBuf> = match &common.socket {
         Some(path) => vec![path.clone()],
         None => control_socket_candidates(&Sources::of_process(common.config.clone()))?,
     };
     let mut problems = Vec::new();
     for path in &places {
-        match control::ask(path, request, timeout(common)).await {
+        match control::ask_with(path, request, secret, timeout(common)).await {
             Err(error @ server::Error::ControlSocket { .. }) => problems.push(error.to_string()),
             answer => return Ok(answer?),
         }
@@ -332,6 +338,34 @@ mod tests {
         let broker = Broker(folder);
         assert_eq!(broker.ctl("x list_queues -t 0.02").await.0, exit::TEMPORARY);
         assert_eq!(broker.ctl("x ping -t 0.02").await.0, exit::UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn the_keyring_is_shown_and_changed_and_no_secret_is_an_argument() {
+        let broker = Broker::start(true);
+        let (code, out, _) = broker.ctl("sealmqctl keyring status").await;
+        let wanted = "Keyring of store ab, generation 9\n\nSlots\n\nid\ttype\tstate\tin_use\tcost\n\
+                      00ff00ff\tkey\tactive\ttrue\t\n\nData keys\n\nid\tstate\tage_seconds\trecords\n7\tseals\t0\t3\n";
+        assert_eq!((code, out.as_str()), (exit::OK, wanted));
+        let passphrase = broker.0.path().join("passphrase");
+        std::fs::write(&passphrase, "correct horse\n").unwrap();
+        let added = format!("sealmqctl keyring add-slot --passphrase-file {}", passphrase.display());
+        let permit = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(&passphrase, permit(0o644)).unwrap();
+        assert_eq!(broker.ctl(&added).await.0, exit::USAGE, "others may read it");
+        std::fs::set_permissions(&passphrase, permit(0o400)).unwrap();
+        let (code, out, err) = broker.ctl(&added).await;
+        assert_eq!((code, err.as_str()), (exit::OK, ""));
+        assert!(out.starts_with("Added slot 11ee;") && out.ends_with("(generation 9).\n"), "{out}");
+        let (_, out, _) = broker.ctl("sealmqctl keyring add-slot --key-file /k --formatter json").await;
+        assert!(out.contains("\"id\":\"/k\""), "{out}");
+        let (code, _, err) = broker.ctl("sealmqctl keyring remove-slot 00ff --in-use").await;
+        assert_eq!((code, err.as_str()), (exit::DATA, "Error:\nE_SLOT_LAST: 00ff true\n"));
+        assert_eq!(broker.ctl("sealmqctl keyring rotate-dek").await.0, exit::OK);
+        for line in ["keyring", "keyring add-slot", "keyring add-slot --passphrase x", "keyring remove-slot"]
+        {
+            assert_eq!(broker.ctl(&format!("sealmqctl {line}")).await.0, exit::USAGE, "{line}");
+        }
     }
 
     #[tokio::test]
