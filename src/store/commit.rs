@@ -19,6 +19,7 @@ use super::error::CommitFailure;
 use super::key_admin::KeyRequest;
 use super::key_duty::Epoch;
 use super::layout::RowKind;
+use super::op::{Op, Put};
 use super::record::{DeliveryCount, EntryMeta};
 use crate::broker::id::{QueueId, RowId, Seq};
 use crate::broker::letters::Died;
@@ -33,69 +34,6 @@ pub struct Position(pub u64);
 impl Position {
     /// What a store that has failed or is closed gives out: it never becomes durable.
     pub const NEVER: Position = Position(u64::MAX);
-}
-
-/// One change, waiting for its batch.
-pub(super) enum Op {
-    Put(Put),
-    Delete {
-        queue: QueueId,
-        seq: Seq,
-        shared: Option<Arc<SharedBody>>,
-    },
-    /// How often an entry came back from a consumer, and whether it has died.
-    Count(DeliveryCount),
-    /// An entry promised to a shared body was struck out or will never come.
-    Settle(Arc<SharedBody>),
-    /// Struck out.
-    Nothing,
-    PutRow {
-        kind: RowKind,
-        id: RowId,
-        text: Vec<u8>,
-    },
-    DeleteRow {
-        kind: RowKind,
-        id: RowId,
-    },
-    DropQueue {
-        queue: QueueId,
-        bodies: Vec<Arc<SharedBody>>,
-    },
-    /// Nothing but a commit of its own; the health probe's.
-    Touch,
-    /// To be done with the keyring once the batch is on the disk.
-    Keys(Arc<KeyRequest>),
-}
-
-pub(super) struct Put {
-    pub(super) queue: QueueId,
-    pub(super) seq: Seq,
-    pub(super) message: Message,
-    pub(super) shared: Option<Arc<SharedBody>>,
-    pub(super) meta: EntryMeta,
-}
-
-impl Op {
-    /// What it adds to the backlog, in bytes; a shared body's own bytes are counted by the body.
-    pub(super) fn charge(&self) -> usize {
-        let payload = match self {
-            Op::Put(Put { message, shared: None, .. }) => message.size_bytes(),
-            Op::PutRow { text, .. } => text.len(),
-            Op::DropQueue { bodies, .. } => bodies.len() * size_of::<Arc<SharedBody>>(),
-            _ => 0,
-        };
-        size_of::<Slot>() + payload
-    }
-
-    /// Message and row bytes that it may add to a batch.
-    pub(super) fn batch_bytes(&self) -> usize {
-        match self {
-            Op::Put(put) => put.message.size_bytes(),
-            Op::PutRow { text, .. } => text.len(),
-            _ => 0,
-        }
-    }
 }
 
 struct Slot {

@@ -12,13 +12,14 @@ use std::time::{Instant, SystemTime};
 
 use super::anchor::{Anchor, Mark};
 use super::body::{Settled, SharedBody};
-use super::commit::{Core, DeliveryMarks, Op, Put};
+use super::commit::{Core, DeliveryMarks};
 use super::error::CommitFailure;
 use super::files::FolderLock;
 use super::key_duty::KeyDuty;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
 use super::ledger::Ledger;
+use super::op::{Op, Put};
 use super::presence::{Kept, Presence};
 use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Manifest, Record, RowRecord};
 use super::rocks::{Batch, Rocks};

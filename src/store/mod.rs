@@ -30,6 +30,7 @@ mod key_use;
 mod keyring_file;
 mod layout;
 mod ledger;
+mod op;
 mod open;
 mod preflight;
 mod presence;

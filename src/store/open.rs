@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::anchor::{self, ANCHOR_FILE, Demand, Mark};
-use super::commit::{Core, DeliveryMarks, Op};
+use super::commit::{Core, DeliveryMarks};
 use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
 use super::error::StoreError;
@@ -16,6 +16,7 @@ use super::files;
 use super::key_duty::KeyDuty;
 use super::keyring_file::KeyringFile;
 use super::ledger::Ledger;
+use super::op::Op;
 use super::preflight::{self, Findings};
 use super::presence::Presence;
 use super::recovered::Recovered;

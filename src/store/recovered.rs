@@ -80,3 +80,6 @@ pub struct Quarantined {
     /// `E_ENTRY_EXTRA`.
     pub code: &'static str,
 }
+
+/// The code of an entry that is no part of its queue.
+pub(super) const EXTRA: &str = "E_ENTRY_EXTRA";

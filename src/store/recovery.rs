@@ -19,7 +19,7 @@ use super::record::{
     BodyRef, CommitRow, EntryMeta, Manifest, read_body, read_commit, read_delivery_count, read_entry,
     read_manifest, read_row,
 };
-use super::recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
+use super::recovered::{EXTRA, Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
 use super::rocks::Rocks;
 use super::sealing::{Facts, Opening, Unreadable, name_of};
 use super::verify::{Examined, examine};
@@ -72,9 +72,6 @@ impl Restored {
         self.keep_all_keys || self.used_keys.contains(&key_id)
     }
 }
-
-/// The code of an entry that is no part of its queue.
-const EXTRA: &str = "E_ENTRY_EXTRA";
 
 struct Body {
     content: Result<Message, Unreadable>,

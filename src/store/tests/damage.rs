@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::channel;
 
-use super::super::commit::{Op, Put};
 use super::super::layout::RowKind;
+use super::super::op::{Op, Put};
 use super::super::record::{CommitRow, read_commit};
 use super::super::sealing::{Opening, Sealing, seal_with};
 use super::super::watchdog::watched;

@@ -1,10 +1,10 @@
 //! The failure table (store.md 3): each situation is refused or quarantined with its code, and what is
 //! quarantined is still there afterwards.
 
-use super::super::commit::{Op, Put};
 use super::super::error::CommitFailure;
 use super::super::keyring_file::KeyringFile;
 use super::super::layout::{Family, Key};
+use super::super::op::{Op, Put};
 use super::*;
 
 fn flip(dir: &Path, family: Family, key: Key, at: usize) {

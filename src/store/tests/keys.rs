@@ -7,10 +7,10 @@ use std::sync::mpsc::sync_channel;
 
 use zeroize::Zeroizing;
 
-use super::super::commit::{Op, Put};
 use super::super::committer::Committer;
 use super::super::keyring_file::KeyringFile;
 use super::super::layout::{Family, Key};
+use super::super::op::{Op, Put};
 use super::*;
 use crate::seal::Passphrase;
 
