@@ -94,8 +94,8 @@ const POWERS: &[Power] = &[
     Power {
         name: "locks over shared state",
         words: &["Mutex", "RwLock"],
-        owners: &["engine/", "store/commit", "net/", "server/", "tools/"],
-        remedy: "shared state lives in `engine` (and the committer's inbox); pass `&mut`",
+        owners: &["engine/", "seal/locked", "store/commit", "net/", "server/", "tools/"],
+        remedy: "shared state lives in `engine` (and the committer's inbox, the arenas for keys); pass `&mut`",
     },
     Power {
         name: "ending the process",
@@ -241,6 +241,25 @@ fn check_attributes(source: &Source) -> Vec<Finding> {
     found
 }
 
+/// The one file where `unsafe` may stand.
+const UNSAFE_OWNER: &str = "seal/locked";
+
+fn check_unsafe(source: &Source) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for at in words(&source.shipped, "unsafe") {
+        let line_start = source.text[..at].rfind('\n').unwrap_or(0);
+        let mut above = source.text[..line_start].lines().rev().take(3);
+        let is_explained = above.any(|line| line.trim_start().starts_with("// SAFETY: "));
+        if !source.place().starts_with(UNSAFE_OWNER) {
+            let rule = format!("`unsafe` outside {UNSAFE_OWNER}");
+            found.push(source.finding(at, rule, "do without, or give seal/locked.rs what is missing"));
+        } else if !is_explained {
+            found.push(source.finding(at, "`unsafe` without a reason", "write // SAFETY: above it"));
+        }
+    }
+    found
+}
+
 fn check_panics_and_channels(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     if MUST_NOT_PANIC.contains(&source.layer()) {
@@ -317,6 +336,7 @@ fn check(source: &Source) -> Vec<Finding> {
         check_powers,
         check_size,
         check_attributes,
+        check_unsafe,
         check_panics_and_channels,
         check_names,
     ];
@@ -544,6 +564,16 @@ mod samples {
         assert_broken("src/net/mod.rs", "#[allow(dead_code)] fn f() {}", "switched off");
         assert_broken("src/net/mod.rs", "#[expect(dead_code)] fn f() {}", "without a reason");
         assert_clean("src/net/mod.rs", "#[expect(dead_code, reason = \"a test uses it\")] fn f() {}");
+    }
+
+    #[test]
+    fn unsafe_has_one_place_and_a_reason() {
+        let explained = "fn f() {\n    // SAFETY: because.\n    unsafe { g() }\n}";
+        assert_clean("src/seal/locked.rs", explained);
+        assert_clean("src/seal/locked.rs", "// SAFETY: because.\nunsafe impl Send for A {}");
+        assert_broken("src/store/rocks.rs", explained, "`unsafe` outside");
+        assert_broken("src/seal/locked.rs", "fn f() {\n    unsafe { g() }\n}", "without a reason");
+        assert_clean("src/seal/key.rs", "// unsafe is not for us\n");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use sealmq::server::config::Sources;
 use sealmq::server::run::{Accepted, RunError, run};
-use sealmq::server::{Config, healthcheck, logging};
+use sealmq::server::{Config, hardening, healthcheck, logging};
 
 /// An AMQPS-first message broker that RabbitMQ's clients use unchanged; everything it stores is sealed.
 #[derive(Parser)]
@@ -53,11 +53,13 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: Vec<PathBuf>, kek_fd: Option<u32>, accepted: Accepted) -> Result<(), RunError> {
+    let hardened = hardening::apply();
     let mut sources = Sources::of_process(config);
     let kek_fd = kek_fd.map(|number| ("--kek-fd".into(), "at_rest.kek.fd".into(), number.to_string()));
     sources.key_flags.extend(kek_fd);
     let config = Config::load(&sources)?;
     logging::start(&config.log)?;
+    logging::tell(&hardened);
     run(&config, accepted).map(drop)
 }
 

@@ -3,6 +3,7 @@
 
 mod connection;
 mod listener;
+mod private_key;
 mod stream;
 #[cfg(test)]
 mod tests;

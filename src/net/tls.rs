@@ -8,11 +8,15 @@ use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
+use rustls::{InconsistentKeys, NoKeyLog};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::private_key;
 
 /// What `ssl_options` asks for.
 #[derive(Clone, Debug)]
@@ -94,8 +98,14 @@ pub fn server_config(options: &TlsOptions) -> Result<Arc<TlsConfig>, TlsError> {
         reason: e.to_string(),
     };
     let certificates = certificates("ssl_options.certfile", &options.certificate_file)?;
-    let key = PrivateKeyDer::from_pem_file(&options.key_file)
+    let key = private_key::load(&options.key_file)
         .map_err(|e| file_error("ssl_options.keyfile", &options.key_file, e))?;
+    let certified = CertifiedKey::new(certificates, key);
+    match certified.keys_match() {
+        // Some keys cannot say which certificate they belong to.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+        Err(e) => return Err(unusable(e)),
+    }
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(versions)
         .map_err(unusable)?;
@@ -103,7 +113,9 @@ pub fn server_config(options: &TlsOptions) -> Result<Arc<TlsConfig>, TlsError> {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(certificates, key).map_err(unusable)?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    // SSLKEYLOGFILE is for debugging; whoever sets it could read everything.
+    config.key_log = Arc::new(NoKeyLog);
     // A restarted client resumes instead of a whole handshake; 0-RTT stays off, for it can be replayed.
     config.session_storage = ServerSessionMemoryCache::new(4096);
     Ok(Arc::new(config))

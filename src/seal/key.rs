@@ -7,15 +7,18 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::nonce::{NoRandomness, random};
+use super::locked::{Locked, on_clean_stack};
+use super::nonce::{NoRandomness, fill};
 
-/// `N` secret bytes in one heap place, so that moving the value leaves no copy behind; cleared on drop.
-pub struct Secret<const N: usize>(Box<[u8; N]>);
+/// `N` secret bytes in locked memory; moving the value leaves no copy behind, and dropping it clears them.
+/// Neither it nor any key can be copied, shown or serialized.
+pub struct Secret<const N: usize>(Locked<[u8; N]>);
 
 impl<const N: usize> Secret<N> {
     /// Takes the bytes over and clears the place they came from.
     pub fn take(bytes: &mut [u8; N]) -> Secret<N> {
-        let secret = Secret(Box::new(*bytes));
+        let mut secret = Secret(Locked::new(|| [0; N]));
+        secret.0.copy_from_slice(bytes);
         bytes.zeroize();
         secret
     }
@@ -25,7 +28,9 @@ impl<const N: usize> Secret<N> {
     /// # Errors
     /// When the kernel gives no random bytes.
     pub fn generate() -> Result<Secret<N>, NoRandomness> {
-        Ok(Secret::take(&mut random()?))
+        let mut secret = Secret(Locked::new(|| [0; N]));
+        fill(secret.0.as_mut_slice())?;
+        Ok(secret)
     }
 
     /// The bytes, for a cipher's key set-up only.
@@ -38,12 +43,7 @@ impl<const N: usize> Secret<N> {
     }
 }
 
-impl<const N: usize> Drop for Secret<N> {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
+// `Locked` clears what it held.
 impl<const N: usize> ZeroizeOnDrop for Secret<N> {}
 
 /// The key-encryption key: comes from outside, wraps the root key in one slot of the keyring.
@@ -148,9 +148,11 @@ impl RootKey {
     /// HMAC-SHA256 over the store descriptor under a key of its own.
     pub fn descriptor_tag(&self, descriptor: &[u8]) -> [u8; 32] {
         let key: Secret<64> = derive(&self.0, &[b"sealmq/v1/descriptor"]);
-        let mut mac = <Hmac<Sha256> as KeyInit>::new(key.expose().into());
-        mac.update(descriptor);
-        mac.finalize().into_bytes().into()
+        on_clean_stack(|| {
+            let mut mac = <Hmac<Sha256> as KeyInit>::new(key.expose().into());
+            mac.update(descriptor);
+            mac.finalize().into_bytes().into()
+        })
     }
 
     /// Whether `tag` is the descriptor's; in constant time.
@@ -210,15 +212,64 @@ impl Dek {
 /// HKDF-SHA256 (RFC 5869) without salt: the input is a uniform key already.
 fn derive<const N: usize>(key: &Secret<32>, info: &[&[u8]]) -> Secret<N> {
     const { assert!(N <= 255 * 32, "HKDF-SHA256 gives at most 8160 bytes") };
-    let mut out = Box::new([0; N]);
-    let expanded = Hkdf::<Sha256>::new(None, key.expose()).expand_multi_info(info, out.as_mut_slice());
-    debug_assert!(expanded.is_ok(), "the length was checked when this was compiled");
+    let mut out = Locked::new(|| [0; N]);
+    on_clean_stack(|| {
+        let expanded = Hkdf::<Sha256>::new(None, key.expose()).expand_multi_info(info, out.as_mut_slice());
+        debug_assert!(expanded.is_ok(), "the length was checked when this was compiled");
+    });
     Secret(out)
+}
+
+/// For the search of memory in tests.
+#[cfg(test)]
+impl Kek {
+    pub(crate) fn wanted(&self) -> super::tests::Wanted {
+        super::tests::Wanted::new(self.0.expose())
+    }
+}
+
+#[cfg(test)]
+impl RootKey {
+    pub(crate) fn wanted(&self) -> super::tests::Wanted {
+        super::tests::Wanted::new(self.0.expose())
+    }
+}
+
+#[cfg(test)]
+impl Dek {
+    pub(crate) fn wanted(&self) -> super::tests::Wanted {
+        super::tests::Wanted::new(self.0.expose())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::{multiset::Multiset, record, xaes};
+
+    /// Does not compile when a type has one of the traits: then two implementations of `Asked` fit.
+    macro_rules! never {
+        ($type:ty: $($trait:path),+) => {
+            $(const _: fn() = || {
+                trait Asked<A> {
+                    fn ask() {}
+                }
+                impl<T: ?Sized> Asked<()> for T {}
+                struct Has;
+                impl<T: ?Sized + $trait> Asked<Has> for T {}
+                <$type as Asked<_>>::ask();
+            };)+
+        };
+    }
+
+    macro_rules! never_copied_nor_shown {
+        ($($type:ty),+) => {
+            $(never!($type: Clone, Copy, std::fmt::Debug, std::fmt::Display, serde::Serialize);)+
+        };
+    }
+
+    never_copied_nor_shown!(Secret<32>, Kek, RootKey, Dek);
+    never_copied_nor_shown!(xaes::Xaes, xaes::SubKey, record::Key, record::Sealer, record::Opener, Multiset);
 
     #[test]
     fn keys_of_one_root_differ_by_purpose() {

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::key::{Dek, Kek, RootKey};
+use super::locked::on_clean_stack;
 use super::nonce::{NoRandomness, random};
 use super::slot_key::{Cost, Credential, SlotKey, SlotKind};
 use super::xaes::{TAG_BYTES, TooLong, Xaes};
@@ -136,11 +137,14 @@ impl Slot {
         slot.put(4, &kek.slot_id());
         slot.put(20, &kek.check_value(store));
         let nonce = random::<24>()?;
-        let mut wrapped = Zeroizing::new(*root.secret().expose());
-        let tag = Xaes::new(kek.secret()).seal(&nonce, &slot.aad(store), wrapped.as_mut_slice())?;
         slot.put(80, &nonce);
-        slot.put(104, wrapped.as_slice());
-        slot.put(136, &tag);
+        on_clean_stack(|| {
+            let mut wrapped = Zeroizing::new(*root.secret().expose());
+            let tag = Xaes::new(kek.secret()).seal(&nonce, &slot.aad(store), wrapped.as_mut_slice())?;
+            slot.put(104, wrapped.as_slice());
+            slot.put(136, &tag);
+            Ok::<_, KeyringError>(())
+        })?;
         Ok(slot)
     }
 
@@ -181,13 +185,14 @@ impl Slot {
 
     fn unwrap_root(&self, kek: &Kek, store: &[u8; 16]) -> Option<Result<RootKey, KeyringError>> {
         let fits = kek.matches(store, &self.take(20));
-        fits.then(|| {
+        let unwrap = || {
             let mut root = Zeroizing::new(self.take::<32>(104));
             Xaes::new(kek.secret())
                 .open(&self.take(80), &self.aad(store), root.as_mut_slice(), &self.take(136))
                 .map_err(|_| KeyringError::Damaged("the slot's key fits, yet its root key does not open"))?;
             Ok(RootKey::take(&mut root))
-        })
+        };
+        fits.then(|| on_clean_stack(unwrap))
     }
 
     /// Generation, slot count and slot state are left out, so that other slots stay valid when those change;
@@ -238,7 +243,7 @@ impl Keyring {
         bytes.extend_from_slice(&self.root.commitment(&self.store));
         let nonce = random::<24>()?;
         bytes.extend_from_slice(&nonce);
-        let mut body = self.body();
+        let mut body = on_clean_stack(|| self.body());
         bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
         let tag = Xaes::new(&self.root.ring()).seal(&nonce, &bytes, &mut body)?;
         bytes.extend_from_slice(&body);
@@ -362,11 +367,13 @@ impl SealedKeyring {
         let (aad, rest) = self.bytes.split_at_checked(self.aad_len).ok_or_else(cut_off)?;
         let (body, rest) = rest.split_at_checked(self.body_len).ok_or_else(cut_off)?;
         let tag = rest.first_chunk::<TAG_BYTES>().ok_or_else(cut_off)?;
-        let mut body = Zeroizing::new(body.to_vec());
-        Xaes::new(&root.ring())
-            .open(&self.nonce, aad, &mut body, tag)
-            .map_err(|_| KeyringError::Damaged("its list of keys does not open"))?;
-        parse_body(&body)
+        on_clean_stack(|| {
+            let mut body = Zeroizing::new(body.to_vec());
+            Xaes::new(&root.ring())
+                .open(&self.nonce, aad, &mut body, tag)
+                .map_err(|_| KeyringError::Damaged("its list of keys does not open"))?;
+            parse_body(&body)
+        })
     }
 }
 

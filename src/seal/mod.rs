@@ -13,6 +13,8 @@
 //! | entries and bodies | a data key of the keyring | the same |
 //! | the store descriptor (authenticated only) | a key from the root key | its text |
 //!
+//! Keys and cipher states are in locked memory ([`unlocked_bytes`]), and nowhere else once they are set up.
+//!
 //! The cipher is XAES-256-GCM everywhere ([`xaes`]); nonces are made in [`nonce`] only. `aes-gcm` with
 //! `zeroize` is used instead of the TLS library's cipher because that one leaves its keys in freed memory.
 
@@ -20,6 +22,7 @@ pub mod context;
 pub mod envelope;
 pub mod key;
 pub mod keyring;
+mod locked;
 pub mod multiset;
 pub mod nonce;
 pub mod padding;
@@ -28,6 +31,10 @@ pub mod record;
 pub mod slot_key;
 pub mod xaes;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use key::Kek;
+pub use locked::unlocked_bytes;
 pub use nonce::random;
 pub use slot_key::{Credential, Passphrase};

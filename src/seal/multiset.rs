@@ -5,14 +5,15 @@ use aes::Aes256;
 use aes::cipher::{BlockCipherEncrypt, KeyInit};
 
 use super::key::Secret;
+use super::locked::Locked;
 
 /// AES-256 as a pseudo-random function from (queue, place) to 128 bits.
-pub struct Multiset(Aes256);
+pub struct Multiset(Locked<Aes256>);
 
 impl Multiset {
     /// Sets the key up.
     pub fn new(key: &Secret<32>) -> Multiset {
-        Multiset(Aes256::new(key.expose().into()))
+        Multiset(Locked::new(|| Aes256::new(key.expose().into())))
     }
 
     /// A sum under a key that everybody knows, for a plain store: it finds accidents, not people.

@@ -17,8 +17,13 @@ pub struct NoRandomness(String);
 /// When the kernel refuses.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|e| NoRandomness(e.to_string()))?;
+    fill(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Fills a place of the caller's from getrandom(2), so that a key is never anywhere else.
+pub(super) fn fill(bytes: &mut [u8]) -> Result<(), NoRandomness> {
+    getrandom::fill(bytes).map_err(|e| NoRandomness(e.to_string()))
 }
 
 /// The next value of the process-wide counter. 2^64 records cannot be sealed in a process's life.

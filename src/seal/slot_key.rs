@@ -6,6 +6,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::key::Kek;
 use super::keyring::KeyringError;
+use super::locked::on_clean_stack;
 use super::nonce::random;
 use crate::limits::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN};
 
@@ -70,14 +71,15 @@ impl Passphrase {
         let count = params.block_count();
         blocks.try_reserve_exact(count).map_err(|e| KeyringError::Argon2(e.to_string()))?;
         blocks.resize(count, Block::new());
-        let mut key = Zeroizing::new([0; 32]);
         let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         // The memory is ours because the library would give its own back as it is.
-        let made =
-            argon.hash_password_into_with_memory(&self.0, salt, key.as_mut_slice(), blocks.as_mut_slice());
+        let made = on_clean_stack(|| {
+            let mut key = Zeroizing::new([0; 32]);
+            argon.hash_password_into_with_memory(&self.0, salt, key.as_mut_slice(), blocks.as_mut_slice())?;
+            Ok(Kek::take(&mut key))
+        });
         blocks.zeroize();
-        made.map_err(failed)?;
-        Ok(Kek::take(&mut key))
+        made.map_err(failed)
     }
 }
 

@@ -4,13 +4,12 @@
 //! two AES blocks: `AES(K, K1 xor (00 01 58 00 | N[..12]))` and the same with 02. One sub-key serves a whole
 //! commit, so its cost is paid once in up to 512 records.
 
+use super::key::Secret;
+use super::locked::Locked;
 use aes::Aes256;
 use aes::cipher::BlockCipherEncrypt;
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit};
-use zeroize::{Zeroize, Zeroizing};
-
-use super::key::Secret;
 
 /// Bytes of the nonce that select the sub-key.
 pub const PREFIX_BYTES: usize = 12;
@@ -30,42 +29,46 @@ pub struct Forged;
 #[error("too long to be sealed as one record")]
 pub struct TooLong;
 
-/// A 256-bit key, set up for making sub-keys.
-pub struct Xaes {
+/// A 256-bit key, set up for making sub-keys, in locked memory.
+pub struct Xaes(Locked<Schedule>);
+
+/// Round keys begin with the key itself.
+struct Schedule {
     cipher: Aes256,
     k1: [u8; 16],
 }
 
-/// The AES-256-GCM key of one nonce prefix. Cleared on drop (aes-gcm's `zeroize` feature).
-pub struct SubKey(Aes256Gcm);
+/// The AES-256-GCM key of one nonce prefix, in locked memory.
+pub struct SubKey(Locked<Aes256Gcm>);
 
 impl Xaes {
     /// Sets the key up: one block for CMAC's K1.
     pub fn new(key: &Secret<32>) -> Xaes {
-        let cipher = Aes256::new(key.expose().into());
-        let mut l = [0; 16];
-        cipher.encrypt_block((&mut l).into());
-        // Doubling in GF(2^128); the reduction is masked so that it takes no branch on key bits.
-        let wide = u128::from_be_bytes(l);
-        let k1 = (wide << 1) ^ ((wide >> 127).wrapping_neg() & 0x87);
-        l.zeroize();
-        Xaes { cipher, k1: k1.to_be_bytes() }
+        Xaes(Locked::new(|| {
+            let cipher = Aes256::new(key.expose().into());
+            let mut l = [0; 16];
+            cipher.encrypt_block((&mut l).into());
+            // Doubling in GF(2^128); the reduction is masked so that it takes no branch on key bits.
+            let wide = u128::from_be_bytes(l);
+            let k1 = (wide << 1) ^ ((wide >> 127).wrapping_neg() & 0x87);
+            Schedule { cipher, k1: k1.to_be_bytes() }
+        }))
     }
 
     /// The sub-key of one nonce prefix.
     pub fn derive(&self, prefix: &[u8; PREFIX_BYTES]) -> SubKey {
-        let mut key = Zeroizing::new([0u8; 32]);
-        for (half, block) in (1u8..).zip(key.chunks_exact_mut(16)) {
-            let input = [0, half, b'X', 0].into_iter().chain(*prefix);
-            let mut work = [0u8; 16];
-            for ((byte, input), k1) in work.iter_mut().zip(input).zip(self.k1) {
-                *byte = input ^ k1;
+        SubKey(Locked::new(|| {
+            let mut key = [0u8; 32];
+            let (halves, _) = key.as_chunks_mut::<16>();
+            for (number, half) in (1u8..).zip(halves) {
+                let input = [0, number, b'X', 0].into_iter().chain(*prefix);
+                for ((byte, input), k1) in half.iter_mut().zip(input).zip(self.0.k1) {
+                    *byte = input ^ k1;
+                }
+                self.0.cipher.encrypt_block(half.into());
             }
-            self.cipher.encrypt_block((&mut work).into());
-            block.copy_from_slice(&work);
-            work.zeroize();
-        }
-        SubKey(Aes256Gcm::new((&*key).into()))
+            Aes256Gcm::new((&key).into())
+        }))
     }
 
     /// Seals `text` in place under a full 24-byte nonce.
@@ -84,12 +87,6 @@ impl Xaes {
     pub fn open(&self, nonce: &[u8; 24], aad: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), Forged> {
         let (prefix, rest) = split(nonce);
         self.derive(&prefix).open(&rest, aad, text, tag)
-    }
-}
-
-impl Drop for Xaes {
-    fn drop(&mut self) {
-        self.k1.zeroize();
     }
 }
 
@@ -226,7 +223,7 @@ mod tests {
         for fields in GCM {
             let [key, nonce, aad, mut text, sealed] = fields.map(unhex);
             let key: [u8; 32] = key.try_into().unwrap();
-            let sub_key = SubKey(Aes256Gcm::new((&key).into()));
+            let sub_key = SubKey(Locked::new(|| Aes256Gcm::new((&key).into())));
             let tag = sub_key.seal(&nonce.try_into().unwrap(), &aad, &mut text).unwrap();
             text.extend(tag);
             assert_eq!(text, sealed);
@@ -238,7 +235,7 @@ mod tests {
         use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
         for len in [0usize, 1, 15, 16, 17, 1000, 70_000] {
             let (key, nonce, aad) = ([len as u8; 32], [7; 12], b"bound to this");
-            let ours = SubKey(Aes256Gcm::new((&key).into()));
+            let ours = SubKey(Locked::new(|| Aes256Gcm::new((&key).into())));
             let theirs = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
             let nonce_of = || Nonce::assume_unique_for_key(nonce);
             let plain: Vec<u8> = (0..len).map(|i| i as u8).collect();

@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod environment;
 pub mod error;
+pub mod hardening;
 pub mod healthcheck;
 mod key_command;
 mod key_source;

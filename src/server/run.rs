@@ -18,6 +18,7 @@ use crate::store::{Mode, OpenOptions, Recovered, Store, StoreError};
 use super::at_rest::AtRest;
 use super::config::Config;
 use super::control::{self, ControlListener};
+use super::hardening;
 use super::key_source::{self, KeyError};
 use super::listeners::{LoginFrom, PeerVerification, Tls, TlsVersion};
 use super::logging;
@@ -105,6 +106,7 @@ pub fn run(config: &Config, accepted: Accepted) -> Result<Ended, RunError> {
     logging::tell(&config.notices);
     warn_of_unheeded(config);
     let (store, recovered) = open_store(config, accepted)?;
+    logging::tell(&hardening::swap_notices());
     let engine = start_engine(config, store.clone(), recovered)?;
     let tls = config.tls.as_ref().map(tls_config).transpose()?;
     let runtime =
