@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Error, Result};
 use super::secret::Secret;
 use super::settings::{Settings, invalid};
+use crate::store::Padding;
 
 /// The file that every store has at its top; a key is never made where it exists.
 pub const STORE_FILE: &str = "SEALMQ_STORE";
@@ -54,6 +55,8 @@ pub struct Resolved {
     pub at_rest: AtRest,
     /// Where the store's anchor lies, if not in the data directory.
     pub anchor: Option<PathBuf>,
+    /// How a sealed store hides lengths.
+    pub padding: Padding,
     /// The folder that the key lies in, or would: where `sealmq-init` puts the administrator's password as well.
     pub secrets: Option<PathBuf>,
 }
@@ -66,6 +69,8 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
         _ => None,
     })?;
     let anchor = settings.path("at_rest.anchor.path")?;
+    let padding =
+        settings.parse("at_rest.padding", "none, padme or pow2", Padding::parse)?.unwrap_or_default();
     let file = settings.path("at_rest.kek.file")?;
     let generate_path =
         settings.path("at_rest.kek.generate_path")?.unwrap_or_else(|| PathBuf::from(GENERATED_KEK_DEFAULT));
@@ -77,7 +82,7 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
             data_dir.display()
         ));
         let secrets = folder_of(file.as_deref().unwrap_or(&generate_path));
-        return Ok(Resolved { at_rest: AtRest::PlainInsecure, anchor, secrets });
+        return Ok(Resolved { at_rest: AtRest::PlainInsecure, padding, anchor, secrets });
     }
     let source = kek_source(settings, data_dir, file.as_deref(), &generate_path)?;
     let secrets = match &source {
@@ -92,7 +97,7 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
         }
         _ => file.as_deref().and_then(folder_of),
     };
-    Ok(Resolved { at_rest: AtRest::Sealed(source), anchor, secrets })
+    Ok(Resolved { at_rest: AtRest::Sealed(source), padding, anchor, secrets })
 }
 
 fn kek_source(

@@ -13,6 +13,7 @@ use super::users::{self, Mechanism, User};
 use super::values::{self, LogLevel, Watermark};
 use super::{PRODUCT_DEFAULT, PRODUCT_VERSION_DEFAULT, control};
 use crate::limits;
+use crate::store::Padding;
 
 const DATA_DIR_DEFAULT: &str = "/var/lib/sealmq";
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub at_rest: AtRest,
     /// Where the store's anchor lies, if not in its folder.
     pub anchor: Option<PathBuf>,
+    /// How a sealed store hides lengths.
+    pub padding: Padding,
     /// The control socket's path.
     pub control_socket: PathBuf,
     /// What is worth telling, in order; see [`super::logging::tell`].
@@ -185,6 +188,7 @@ impl Config {
             control_socket: control_socket(&settings, &data_dir)?,
             at_rest: resolved.at_rest,
             anchor: resolved.anchor,
+            padding: resolved.padding,
             listeners,
             tls,
             data_dir,
@@ -404,6 +408,7 @@ default_pass = $(RABBITMQ_PASS)
         let user = config.users.first().unwrap();
         assert_eq!((user.name.as_str(), user.password.expose()), ("lab", "lab-pass-1"));
         assert!(matches!(config.at_rest, AtRest::Sealed(KekSource::Generate { .. })));
+        assert_eq!(config.padding, Padding::Padme);
         let warnings: Vec<_> = config.notices.iter().filter(|n| matches!(n, Notice::Warning(_))).collect();
         assert_eq!(warnings.len(), 2, "the plain listener and the new key: {warnings:?}");
     }
@@ -484,6 +489,7 @@ default_pass = $(RABBITMQ_PASS)
             "control.socket = ctl.sock",
             "listeners.ssl.default = 0",
             "at_rest.mode = open",
+            "at_rest.padding = zeros",
         ] {
             let base = "at_rest.kek.file = ROOT/secrets/at_rest_kek\n";
             let key = line.split(' ').next().unwrap();

@@ -64,6 +64,7 @@ const OBEYED: &[&str] = &[
     "data_dir",
     "at_rest.anchor.path",
     "at_rest.mode",
+    "at_rest.padding",
     "at_rest.kek.file",
     "at_rest.kek.env",
     "at_rest.kek.credential",

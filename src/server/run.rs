@@ -143,6 +143,7 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
         anchor: config.anchor.clone(),
         accept_rollback: accepted.rollback,
         quarantine: accepted.quarantine,
+        padding: config.padding,
         ..OpenOptions::new(&config.data_dir, mode, kek)
     })?;
     let messages: usize = recovered.queues.iter().map(|queue| queue.entries.len()).sum();

@@ -8,11 +8,12 @@ use arc_swap::ArcSwapOption;
 
 use super::key_duty::Epoch;
 use super::layout::{Family, Key};
-use super::record::{BodyChunk, BodyRef, Padding};
+use super::record::{BodyChunk, BodyRef};
 use super::sealing::{Sealing, seal_with};
 use crate::broker::id::BodyId;
 use crate::broker::message::Message;
 use crate::seal::nonce::NoRandomness;
+use crate::seal::padding::Padding;
 use crate::seal::record::Sealer;
 use crate::seal::xaes::{Tag, TooLong};
 
@@ -72,12 +73,18 @@ impl SharedBody {
     }
 
     /// Seals it now, on the caller's thread, under a sub-key of its own.
-    pub(super) fn seal_now(&self, epoch: Arc<Epoch>, store: [u8; 16]) -> Result<(), SealFailed> {
+    pub(super) fn seal_now(
+        &self,
+        epoch: Arc<Epoch>,
+        store: [u8; 16],
+        padding: Padding,
+    ) -> Result<(), SealFailed> {
         let sealer = Sealer::new(Arc::clone(&epoch.key), store)?;
         let (mut values, mut last, mut bytes) = (Vec::new(), Tag::default(), 0);
-        for chunk in BodyChunk::all(&self.message, Padding::Padme) {
+        for chunk in BodyChunk::all(&self.message, padding) {
             let mut value = Vec::new();
-            last = seal_with(&sealer, &chunk, Family::Bodies, &Key::body(self.id, chunk.index), &mut value)?;
+            let place = Key::body(self.id, chunk.index);
+            last = seal_with(&sealer, padding, &chunk, Family::Bodies, &place, &mut value)?;
             bytes += value.len();
             values.push(value);
         }

@@ -49,6 +49,7 @@ use std::task::{Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+pub use crate::seal::padding::Padding;
 pub use body::SharedBody;
 pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
@@ -77,6 +78,8 @@ pub struct OpenOptions {
     pub mode: Mode,
     /// Needed by a sealed store.
     pub kek: Option<Credential>,
+    /// How lengths are hidden from now on, in a sealed store. What was written under another choice stays readable.
+    pub padding: Padding,
     /// Where the anchor lies; `anchor` in the data directory by default. On another disk it also tells of a data
     /// directory that was put back to an older state as a whole.
     pub anchor: Option<PathBuf>,
@@ -87,9 +90,10 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    /// Opens with the anchor in the data directory, and accepts no fault.
+    /// Opens with the usual padding and the anchor in the data directory, and accepts no fault.
     pub fn new(dir: impl Into<PathBuf>, mode: Mode, kek: Option<Credential>) -> OpenOptions {
-        OpenOptions { dir: dir.into(), mode, kek, anchor: None, accept_rollback: None, quarantine: false }
+        let (dir, padding) = (dir.into(), Padding::default());
+        OpenOptions { dir, mode, kek, padding, anchor: None, accept_rollback: None, quarantine: false }
     }
 }
 
@@ -99,6 +103,7 @@ pub struct Store {
     dir: PathBuf,
     mode: Mode,
     store: [u8; 16],
+    padding: Padding,
 }
 
 /// Sums since the store was opened.
@@ -155,7 +160,7 @@ impl Store {
         let body = SharedBody::new(id, message.clone(), entries);
         if message.size_bytes() > COMMITTER_SEAL_BYTES_MAX
             && let Some(key) = self.core.data_key.load_full()
-            && let Err(e) = body.seal_now(key, self.store)
+            && let Err(e) = body.seal_now(key, self.store, self.padding)
         {
             tracing::warn!(body = id.0, "sealing is left to the committer: {e}");
         }

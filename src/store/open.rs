@@ -24,7 +24,7 @@ use super::recovery::{Counts, Terms, judge, restore};
 use super::rocks::{Rocks, Tail};
 use super::sealing::{Opening, Sealing};
 use super::watchdog::{self, watched};
-use super::{OpenOptions, Store};
+use super::{OpenOptions, Padding, Store};
 use crate::seal::Credential;
 use crate::seal::key::{AnchorKey, RootKey, Secret};
 use crate::seal::multiset::Multiset;
@@ -41,17 +41,17 @@ struct Identity {
 }
 
 pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
-    let (dir, mode) = (options.dir.clone(), options.mode);
+    let (dir, mode, padding) = (options.dir.clone(), options.mode, options.padding);
     let (committer, recovered, store) = prepare(options)?;
     let core = Arc::clone(&committer.core);
     start(&dir, &core, committer)?;
     warn_of_quarantine(&recovered);
-    Ok((Arc::new(Store { core, dir, mode, store }), recovered))
+    Ok((Arc::new(Store { core, dir, mode, store, padding }), recovered))
 }
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.
 pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
-    let OpenOptions { dir, mode, kek, anchor, accept_rollback, quarantine } = options;
+    let OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine } = options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     files::create_dir(&dir)?;
@@ -79,7 +79,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         None => (Sealing::Plain, None),
         Some(file) => {
             let key = file.next_data_key(wall_ms, |id| restored.uses(id))?;
-            (sealing(&dir, file, &key)?, Some(key))
+            (sealing(&dir, file, &key, padding)?, Some(key))
         }
     };
     let Counts { mut ledger, presence } = restored.counts;
@@ -151,10 +151,11 @@ fn database(
     watched(&path, limit, &said, move || Rocks::open(&opened, tail))
 }
 
-fn sealing(dir: &Path, file: &KeyringFile, data: &Arc<Key>) -> Result<Sealing, StoreError> {
+fn sealing(dir: &Path, file: &KeyringFile, data: &Arc<Key>, padding: Padding) -> Result<Sealing, StoreError> {
     let (root, store) = (&file.ring().root, file.ring().store);
     let sealer = |key| Sealer::new(key, store).map(Box::new).map_err(|e| StoreError::system(dir, e));
-    Ok(Sealing::Sealed { meta: sealer(Arc::new(Key::meta(root)))?, data: sealer(Arc::clone(data))? })
+    let (meta, data) = (sealer(Arc::new(Key::meta(root)))?, sealer(Arc::clone(data))?);
+    Ok(Sealing::Sealed { meta, data, padding })
 }
 
 /// Commits once, which takes the mark of an orderly end away and shows that the disk can be written.

@@ -15,7 +15,7 @@ use crate::broker::message::Message;
 use crate::broker::queue::Death;
 use crate::limits::BODY_CHUNK_BYTES;
 use crate::seal::envelope::{FLAG_LAST, FLAG_PADDED, Kind};
-use crate::seal::padding::padme;
+use crate::seal::padding::Padding;
 use crate::seal::xaes::Tag;
 
 /// A plaintext that could not have been written by this program.
@@ -34,22 +34,6 @@ pub struct EntryMeta {
     pub priority: u8,
     /// How often it was delivered when it was put.
     pub delivery_count: u16,
-}
-
-/// Whether lengths are hidden.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Padding {
-    None,
-    Padme,
-}
-
-impl Padding {
-    fn of(self, len: usize) -> usize {
-        match self {
-            Padding::None => len,
-            Padding::Padme => padme(len),
-        }
-    }
 }
 
 /// Something that becomes one record.
@@ -481,6 +465,7 @@ mod tests {
         Message::new(b"amq.direct", b"key", &[0, 0], &[&body])
     }
 
+    const PADDINGS: [Padding; 3] = [Padding::None, Padding::Padme, Padding::Pow2];
     const META: EntryMeta = EntryMeta { enqueued_ms: 1, expires_ms: 2, priority: 3, delivery_count: 4 };
 
     #[test]
@@ -488,9 +473,9 @@ mod tests {
         for body in [0, 1, 100, 4096] {
             let message = message(body);
             let record = EntryRecord { meta: META, content: Content::Inline(&message) };
-            for padding in [Padding::None, Padding::Padme] {
+            for padding in PADDINGS {
                 let text = text(&record, padding);
-                assert!(padding == Padding::None || text.len() == padme(text.len()));
+                assert_eq!(text.len(), padding.of(ENTRY_BYTES + message.size_bytes()));
                 let entry = read_entry(&text).unwrap();
                 assert_eq!((entry.meta, entry.content.unwrap()), (META, message.clone()));
             }
@@ -513,7 +498,7 @@ mod tests {
         let edge = BODY_CHUNK_BYTES - 4 - 20;
         for body in [0, 100, edge - 1, edge, edge + 1, 2 * BODY_CHUNK_BYTES, 700_000] {
             let message = message(body);
-            for padding in [Padding::None, Padding::Padme] {
+            for padding in PADDINGS {
                 let chunks: Vec<_> = BodyChunk::all(&message, padding).collect();
                 let mut whole = Vec::new();
                 for (i, chunk) in chunks.iter().enumerate() {
@@ -533,8 +518,11 @@ mod tests {
         for len in [0usize, 1, 59, 60, 61, 5000] {
             let row = vec![b'r'; len];
             let record = RowRecord { kind: RowKind::Queue, id: RowId(1), text: &row };
-            assert_eq!(read_row(&text(&record, Padding::Padme)), Ok(&row[..]));
-            assert_eq!(read_row(&text(&record, Padding::None)), Ok(&row[..]));
+            for padding in PADDINGS {
+                let text = text(&record, padding);
+                assert_eq!(text.len(), padding.of(4 + len));
+                assert_eq!(read_row(&text), Ok(&row[..]));
+            }
         }
     }
 

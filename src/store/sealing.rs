@@ -6,9 +6,10 @@ use sha2::{Digest, Sha256};
 
 use super::error::StoreError;
 use super::layout::{Family, Key};
-use super::record::{BadContent, Padding, Record};
+use super::record::{BadContent, Record};
 use crate::seal::envelope::{HEADER_BYTES, Kind, Malformed, VERSION_PLAIN};
 use crate::seal::nonce::NoRandomness;
+use crate::seal::padding::Padding;
 use crate::seal::record::{NotOpened, Opener, Sealer};
 use crate::seal::xaes::{Tag, TooLong};
 
@@ -17,7 +18,7 @@ pub(super) enum Sealing {
     /// The null sealer of a plain-insecure store.
     Plain,
     /// K_meta for the default column family, the current data key for the others.
-    Sealed { meta: Box<Sealer>, data: Box<Sealer> },
+    Sealed { meta: Box<Sealer>, data: Box<Sealer>, padding: Padding },
 }
 
 impl Sealing {
@@ -25,7 +26,7 @@ impl Sealing {
     pub(super) fn renew(&mut self) -> Result<(), NoRandomness> {
         match self {
             Sealing::Plain => Ok(()),
-            Sealing::Sealed { meta, data } => meta.renew().and_then(|()| data.renew()),
+            Sealing::Sealed { meta, data, .. } => meta.renew().and_then(|()| data.renew()),
         }
     }
 
@@ -40,7 +41,7 @@ impl Sealing {
     pub(super) fn padding(&self) -> Padding {
         match self {
             Sealing::Plain => Padding::None,
-            Sealing::Sealed { .. } => Padding::Padme,
+            Sealing::Sealed { padding, .. } => *padding,
         }
     }
 
@@ -65,9 +66,9 @@ impl Sealing {
                 record.write(Padding::None, value);
                 Ok(Tag::default())
             }
-            Sealing::Sealed { meta, data } => {
+            Sealing::Sealed { meta, data, padding } => {
                 let sealer = if family == Family::Meta { meta } else { data };
-                seal_with(sealer, record, family, key, value)
+                seal_with(sealer, *padding, record, family, key, value)
             }
         }
     }
@@ -76,13 +77,14 @@ impl Sealing {
 /// Seals one record under a given sealer; `value` must be empty.
 pub(super) fn seal_with(
     sealer: &Sealer,
+    padding: Padding,
     record: &impl Record,
     family: Family,
     key: &Key,
     value: &mut Vec<u8>,
 ) -> Result<Tag, TooLong> {
     value.resize(HEADER_BYTES, 0);
-    record.write(Padding::Padme, value);
+    record.write(padding, value);
     sealer.seal(record.kind(), record.flags(), family.place(key.as_bytes()), value)
 }
 

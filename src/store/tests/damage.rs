@@ -594,7 +594,7 @@ fn a_store_of_an_older_version_gets_its_anchor_and_its_sums() {
             let keyring = super::super::keyring_file::KeyringFile::open(dir.path(), &kek().into()).unwrap();
             let meta = Arc::new(SealKey::meta(&keyring.ring().root));
             let sealer = Sealer::new(meta, keyring.ring().store).unwrap();
-            seal_with(&sealer, &row, Family::Meta, &key, &mut value).unwrap();
+            seal_with(&sealer, Padding::Padme, &row, Family::Meta, &key, &mut value).unwrap();
         } else {
             Sealing::Plain.seal(&row, Family::Meta, &key, &mut value).unwrap();
         }

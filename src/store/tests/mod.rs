@@ -7,6 +7,7 @@ mod damage;
 mod failures;
 mod keys;
 mod leaks;
+mod padding;
 
 use std::fs;
 use std::path::Path;
