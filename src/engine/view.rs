@@ -1,7 +1,7 @@
 //! Pictures of the broker for people and tools: plain structs, taken at one moment, that anybody may keep. Domain
 //! types are never serialised; these are. No payload, header value or secret may enter them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -14,6 +14,9 @@ pub trait View: Send + Sync {
 
     /// The broker as a whole.
     fn status(&self) -> StatusView;
+
+    /// Copies the store into a folder while it goes on serving; the error is a sentence that begins with a code.
+    fn back_up(&self, dir: &Path) -> Result<BackupView, String>;
 
     /// The queues of a virtual host; `None` when there is no such virtual host.
     fn queues(&self, vhost: &str) -> Option<Vec<QueueView>>;
@@ -160,6 +163,19 @@ pub struct StatusView {
     pub vhosts: u64,
     /// Open ports.
     pub listeners: Vec<ListenerView>,
+}
+
+/// A backup that is complete.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BackupView {
+    /// Its folder.
+    pub dir: String,
+    /// It holds everything up to this commit at least.
+    pub commit_seq: u64,
+    /// The keyring's; 0 in a plain store.
+    pub keyring_generation: u64,
+    /// All its files together, in bytes.
+    pub bytes: u64,
 }
 
 /// An open port.

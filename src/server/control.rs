@@ -1,5 +1,5 @@
-//! The control socket: a Unix socket with mode 0600 on which the same user or root asks for pictures of the broker, and
-//! changes its keyring.
+//! The control socket: a Unix socket with mode 0600 on which the same user or root asks for pictures of the broker and
+//! for a backup of its store, and changes its keyring.
 //!
 //! ```text
 //! client -> {"verb":"list_queues","vhost":"/"}\n
@@ -57,6 +57,11 @@ pub enum Request {
     Ping,
     /// [`crate::engine::view::StatusView`].
     Status,
+    /// A copy of the store, made by the broker in a folder of its host; a [`crate::engine::view::BackupView`].
+    Backup {
+        /// The folder, as an absolute path; must be empty or not exist.
+        dir: String,
+    },
     /// A list of [`crate::engine::view::QueueView`].
     ListQueues {
         /// The virtual host.
@@ -108,6 +113,8 @@ pub enum Refusal {
     NoSuchVhost,
     /// The broker is there but cannot serve.
     Unhealthy,
+    /// What was asked for could not be done; the sentence begins with a code of its own.
+    Failed,
     /// The broker failed to answer; its log says why.
     Internal,
 }
@@ -119,6 +126,7 @@ impl Refusal {
             Refusal::BadRequest => "bad_request",
             Refusal::NoSuchVhost => "no_such_vhost",
             Refusal::Unhealthy => "unhealthy",
+            Refusal::Failed => "failed",
             Refusal::Internal => "internal",
         }
     }
@@ -304,6 +312,10 @@ fn picture(request: Request, secret: &[u8], view: &dyn View) -> Value {
             Err(problem) => refusal(Refusal::Unhealthy, &problem),
         },
         Request::Status => json!({ "ok": view.status() }),
+        Request::Backup { dir } => match view.back_up(Path::new(&dir)) {
+            Ok(made) => json!({ "ok": made }),
+            Err(problem) => refusal(Refusal::Failed, &problem),
+        },
         Request::ListQueues { vhost } => list(view.queues(&vhost), &vhost),
         Request::ListExchanges { vhost } => list(view.exchanges(&vhost), &vhost),
         Request::ListBindings { vhost } => list(view.bindings(&vhost), &vhost),
@@ -403,6 +415,18 @@ pub(crate) mod tests {
             }
         }
 
+        fn back_up(&self, dir: &Path) -> std::result::Result<BackupView, String> {
+            match dir.to_str() {
+                Some("/full") => Err("E_BACKUP_TARGET: it is not empty".into()),
+                dir => Ok(BackupView {
+                    dir: dir.unwrap().into(),
+                    commit_seq: 7,
+                    bytes: 4096,
+                    ..BackupView::default()
+                }),
+            }
+        }
+
         fn queues(&self, vhost: &str) -> Option<Vec<QueueView>> {
             let value = ArgumentValue::Integer(10);
             let limit = ArgumentView { name: "x-max-length".into(), kind: "long".into(), value };
@@ -499,6 +523,7 @@ pub(crate) mod tests {
         let broker = Running::start(false);
         assert_eq!(refused(broker.ask(&Request::Ping).await), "unhealthy");
         assert_eq!(refused(broker.ask(&Request::ListQueues { vhost: "v".into() }).await), "no_such_vhost");
+        assert_eq!(refused(broker.ask(&Request::Backup { dir: "/full".into() }).await), "failed");
         assert_eq!(refused(broker.ask(&Request::ListBindings { vhost: "/".into() }).await), "internal");
         for bytes in [&b"nonsense\n"[..], b"{\"verb\":\"shutdown\"}\n", b"\n"] {
             assert!(broker.send(bytes).await.contains("bad_request"));

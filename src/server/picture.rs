@@ -1,15 +1,17 @@
 //! The broker's picture for the control socket: what the engine shows, with what only the composition
 //! root knows (configuration, listeners, the process).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::Engine;
 use crate::engine::view::{
-    BindingView, ExchangeView, KeyringChange, KeyringRefused, KeyringView, ListenerView, QueueView,
-    StatusView, View,
+    BackupView, BindingView, ExchangeView, KeyringChange, KeyringRefused, KeyringView, ListenerView,
+    QueueView, StatusView, View,
 };
 use crate::net::Listening;
+use crate::store::Backup;
 
 use super::config::{Config, node_name};
 use super::{SEALMQ_VERSION, keyring, measure};
@@ -99,6 +101,18 @@ impl View for Picture {
             messages: totals.messages,
             ..self.fixed.clone()
         }
+    }
+
+    fn back_up(&self, dir: &Path) -> Result<BackupView, String> {
+        let begun = Instant::now();
+        let made = self.engine.store().backup(dir).map_err(|e| {
+            tracing::error!(code = e.code(), dir = %dir.display(), "a backup has failed: {e}");
+            format!("{}: {e} ({})", e.code(), e.remedy())
+        })?;
+        let Backup { commit_seq, keyring_generation, bytes, .. } = made;
+        let took_ms = begun.elapsed().as_millis() as u64;
+        tracing::info!(dir = %made.dir.display(), commit_seq, bytes, took_ms, "backup made");
+        Ok(BackupView { dir: made.dir.display().to_string(), commit_seq, keyring_generation, bytes })
     }
 
     fn queues(&self, vhost: &str) -> Option<Vec<QueueView>> {

@@ -5,7 +5,7 @@
 //! is one array access. What one [`Appender`] appends is committed in one batch, or not at all.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::JoinHandle;
@@ -80,6 +80,8 @@ pub(super) struct Core {
     /// The current data key, for bodies that are sealed outside the committer; empty in a plain store.
     pub(super) data_key: ArcSwapOption<Epoch>,
     pub(super) counters: Counters,
+    /// Set while a backup is being made.
+    pub(super) backing_up: AtomicBool,
 }
 
 /// Sums for [`super::StoreStats`].
@@ -90,6 +92,8 @@ pub(super) struct Counters {
     pub(super) elided: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) last_commit_us: AtomicU64,
+    /// Number of the last commit that is on the disk.
+    pub(super) commit_seq: AtomicU64,
 }
 
 /// What [`Core::take`] gives the committer.
@@ -122,6 +126,7 @@ impl Core {
             next_row: AtomicU64::new(next_row),
             data_key: ArcSwapOption::new(data_key.map(|key| Arc::new(Epoch { key }))),
             counters: Counters::default(),
+            backing_up: AtomicBool::new(false),
         }
     }
 

@@ -160,6 +160,7 @@ impl Committer {
             counters.commits.fetch_add(1, Relaxed);
             counters.records.fetch_add(tally.records, Relaxed);
             counters.bytes.fetch_add(bytes, Relaxed);
+            counters.commit_seq.store(self.commit_seq, Relaxed);
             counters.last_commit_us.store(started.elapsed().as_micros() as u64, Relaxed);
         }
         self.core.discharge(tally.charge);

@@ -221,6 +221,22 @@ pub enum StoreError {
         /// What happened.
         failure: CommitFailure,
     },
+    /// A backup cannot be made in that folder.
+    #[error("no backup can be made in {dir}: {reason}")]
+    BackupTarget {
+        /// The folder.
+        dir: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A backup cannot be made at this moment.
+    #[error("no backup of {dir} can be made now: {reason}")]
+    BackupBusy {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
     /// The disk did not answer in time.
     #[error("the store in {dir} did not commit within {seconds} s")]
     Stuck {
@@ -361,6 +377,8 @@ impl StoreError {
             StoreError::System { .. } => "E_SYSTEM",
             StoreError::Stopped { .. } => "E_COMMIT_FAILED",
             StoreError::Stuck { .. } => "E_COMMIT_STUCK",
+            StoreError::BackupTarget { .. } => "E_BACKUP_TARGET",
+            StoreError::BackupBusy { .. } => "E_BACKUP_BUSY",
         }
     }
 
@@ -424,6 +442,10 @@ impl StoreError {
             StoreError::Slot(refusal) => refusal.remedy(),
             StoreError::System { .. } => "check the limits of the process and its system call filter",
             StoreError::Stopped { .. } => "check the disk, then restart; what was confirmed is kept",
+            StoreError::BackupTarget { .. } => {
+                "name a folder outside the data directory that is empty or does not exist, in one that the broker may write to"
+            }
+            StoreError::BackupBusy { .. } => "try again when it is over",
             StoreError::Stuck { .. } => "check the disk: it does not complete a synced write",
         }
     }

@@ -14,7 +14,7 @@ use crate::seal::keyring::{KeyEntry, Keyring, KeyringError, SLOTS_MAX, SealedKey
 use crate::seal::record::Key;
 use crate::seal::slot_key::{Cost, SlotKey, SlotKind};
 
-const COPIES: [&str; 2] = ["keyring", "keyring.mirror"];
+pub(super) const COPIES: [&str; 2] = ["keyring", "keyring.mirror"];
 const CLASS_EPOCH: u8 = 1;
 const STATE_SEALS: u8 = 1;
 const STATE_OPENS: u8 = 2;

@@ -5,6 +5,7 @@
 //! * A [`Position`] is durable when [`Store::durable`] has reached it. Who waits learns one of three things:
 //!   committed, refused, or unknown ([`CommitFailure`]). After a failure nothing is accepted any more.
 //! * What is deleted before its batch was made is never written at all.
+//! * A copy can be made while it serves ([`Store::backup`]).
 //! * All that the engine holds in RAM can be rebuilt from [`Recovered`].
 //!
 //! | File | What |
@@ -16,6 +17,7 @@
 //! | `db/` | RocksDB: column families `default`, `q`, `b` |
 
 mod anchor;
+mod backup;
 mod blob_files;
 mod body;
 mod commit;
@@ -43,13 +45,14 @@ mod verify;
 mod watchdog;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 pub use crate::seal::padding::Padding;
+pub use backup::{BACKUP_FILE, Backup};
 pub use body::SharedBody;
 pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
@@ -100,6 +103,8 @@ impl OpenOptions {
 /// An open store. Dropping the last reference closes it.
 pub struct Store {
     core: Arc<commit::Core>,
+    /// The committer's; gone when it has ended.
+    rocks: Weak<rocks::Rocks>,
     dir: PathBuf,
     mode: Mode,
     store: [u8; 16],

@@ -32,7 +32,7 @@ use crate::seal::nonce;
 use crate::seal::record::{Key, Opener, Sealer};
 
 const LOCK_FILE: &str = "store.lock";
-const DATABASE_DIR: &str = "db";
+pub(super) const DATABASE_DIR: &str = "db";
 
 /// What a directory turned out to be.
 struct Identity {
@@ -43,10 +43,10 @@ struct Identity {
 pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
     let (dir, mode, padding) = (options.dir.clone(), options.mode, options.padding);
     let (committer, recovered, store) = prepare(options)?;
-    let core = Arc::clone(&committer.core);
+    let (core, rocks) = (Arc::clone(&committer.core), Arc::downgrade(&committer.rocks));
     start(&dir, &core, committer)?;
     warn_of_quarantine(&recovered);
-    Ok((Arc::new(Store { core, dir, mode, store, padding }), recovered))
+    Ok((Arc::new(Store { core, rocks, dir, mode, store, padding }), recovered))
 }
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.

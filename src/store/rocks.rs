@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
@@ -84,6 +85,16 @@ impl Rocks {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         Ok(self.db.write_opt(batch.inner, &options)?)
+    }
+
+    /// Makes a copy of the database at one moment in a folder that does not exist yet: files that never change are
+    /// linked where the file system can, the others copied. Commits go on meanwhile.
+    pub(super) fn checkpoint(&self, folder: &Path) -> Result<(), StoreError> {
+        let make = || Ok(Checkpoint::new(&self.db)?.create_checkpoint(folder)?);
+        make().map_err(|e: RocksError| StoreError::Database {
+            path: folder.to_path_buf(),
+            reason: e.to_string(),
+        })
     }
 
     /// One value.

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole, through its public door and a real RocksDB; what they share stands here.
 
+mod backup;
 mod behaviour;
 mod bench;
 mod crash;
@@ -7,6 +8,7 @@ mod damage;
 mod failures;
 mod keys;
 mod leaks;
+mod memory;
 mod padding;
 
 use std::fs;

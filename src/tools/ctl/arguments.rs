@@ -30,7 +30,7 @@ impl Program {
     name = "sealmqctl",
     subcommand_required = true,
     after_help = "Exit codes: 0 done, 64 usage, 65 not found, 69 unavailable or a check failed, 70 internal fault, \
-                  75 timed out, 78 configuration."
+                  73 backup not made, 75 timed out, 78 configuration."
 )]
 pub struct Arguments {
     /// Flags of every verb.
@@ -116,6 +116,11 @@ pub enum Verb {
         /// source_name source_kind destination_name destination_kind routing_key arguments; by default all
         columns: Vec<String>,
     },
+    /// Copies the store into a folder while the broker goes on serving; waits for as long as it takes
+    Backup {
+        /// Folder on the broker's host that is empty or does not exist
+        dir: PathBuf,
+    },
     /// Shows everything a maintainer would ask for
     Report,
     /// Waits until the broker serves
@@ -172,7 +177,7 @@ pub struct NewSlot {
 }
 
 // A hundred years are as good as for ever, and fit every clock.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {
     if text == "infinity" {

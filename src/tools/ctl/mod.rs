@@ -29,6 +29,8 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 69;
     /// A fault in the broker or in this program.
     pub const SOFTWARE: u8 = 70;
+    /// What was to be made could not be made.
+    pub const CANNOT_CREATE: u8 = 73;
     /// The broker did not answer in time.
     pub const TEMPORARY: u8 = 75;
     /// The configuration is wrong.
@@ -90,6 +92,7 @@ fn broker_exit_code(error: &server::Error) -> u8 {
         {
             exit::DATA
         }
+        server::Error::ControlRefused { code, .. } if code == Refusal::Failed.code() => exit::CANNOT_CREATE,
         server::Error::ControlRefused { .. } | server::Error::ControlAnswer { .. } => exit::SOFTWARE,
         error if error.is_configuration() => exit::CONFIG,
         _ => exit::SOFTWARE,

@@ -1,12 +1,12 @@
 //! One function per verb: ask, then print in rabbitmqctl's words.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::arguments::{Arguments, Common, Formatter, Program, Verb};
+use super::arguments::{Arguments, Common, FOREVER, Formatter, Program, Verb};
 use super::listing::{self, Kind};
 use super::{Failure, keyring, status};
 use crate::server::config::{Sources, control_socket_candidates, node_name};
@@ -49,6 +49,7 @@ pub async fn run(program: Program, arguments: &Arguments, out: &mut dyn Write) -
             prelude(common, out, &format!("Listing bindings for vhost {}...", shown_vhost(common)))?;
             list(Request::ListBindings { vhost: common.vhost.clone() }, &columns, common, out).await
         }
+        Verb::Backup { dir } => back_up(dir, common, out).await,
         Verb::Report => report(common, out).await,
         Verb::AwaitStartup => await_startup(common).await,
         Verb::Version => {
@@ -91,6 +92,26 @@ async fn show_status(common: &Common, out: &mut dyn Write) -> Done {
         Formatter::Json | Formatter::JsonStream => Ok(writeln!(out, "{picture}")?),
         Formatter::Table | Formatter::PrettyTable | Formatter::Csv => Ok(status::write(&picture, out)?),
     }
+}
+
+async fn back_up(dir: &Path, common: &Common, out: &mut dyn Write) -> Done {
+    // The broker runs in another folder.
+    let dir = std::path::absolute(dir)?;
+    let shown = dir.to_str().ok_or_else(|| Failure::Usage("the folder's name is no UTF-8".into()))?;
+    prelude(common, out, &format!("Backing up the store of node {} to {shown} ...", node_name()))?;
+    let patience = common.timeout.unwrap_or(FOREVER);
+    let made = ask_within(patience, common, &Request::Backup { dir: shown.to_owned() }, &[]).await?;
+    if matches!(common.formatter, Formatter::Json | Formatter::JsonStream) {
+        return Ok(writeln!(out, "{made}")?);
+    }
+    let number = |name: &'static str| made.get(name).and_then(Value::as_u64).ok_or(Failure::Answer(name));
+    let (commit_seq, bytes) = (number("commit_seq")?, number("bytes")?);
+    writeln!(out, "{shown}: everything up to commit {commit_seq}, {bytes} bytes")?;
+    Ok(prelude(
+        common,
+        out,
+        "It is of no use without the key: keep a copy of that as well, in another place.",
+    )?)
 }
 
 async fn list(request: Request, columns: &[String], common: &Common, out: &mut dyn Write) -> Done {
@@ -226,13 +247,22 @@ async fn ask(common: &Common, request: &Request) -> Result<Value, Failure> {
 
 /// As `ask`, with a line that holds a secret.
 pub(super) async fn ask_with(common: &Common, request: &Request, secret: &[u8]) -> Result<Value, Failure> {
+    ask_within(timeout(common), common, request, secret).await
+}
+
+async fn ask_within(
+    patience: Duration,
+    common: &Common,
+    request: &Request,
+    secret: &[u8],
+) -> Result<Value, Failure> {
     let places: Vec<PathBuf> = match &common.socket {
         Some(path) => vec![path.clone()],
         None => control_socket_candidates(&Sources::of_process(common.config.clone()))?,
     };
     let mut problems = Vec::new();
     for path in &places {
-        match control::ask_with(path, request, secret, timeout(common)).await {
+        match control::ask_with(path, request, secret, patience).await {
             Err(error @ server::Error::ControlSocket { .. }) => problems.push(error.to_string()),
             answer => return Ok(answer?),
         }
@@ -301,6 +331,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_backup_is_asked_for_by_an_absolute_path() {
+        let broker = Broker::start(true);
+        let (code, out, _) = broker.ctl("sealmqctl backup /b/1").await;
+        assert_eq!(code, exit::OK);
+        assert!(
+            out.contains("/b/1: everything up to commit 7, 4096 bytes\n") && out.contains("without the key"),
+            "{out}"
+        );
+        let (_, out, _) = broker.ctl("sealmqctl backup b --formatter json").await;
+        let made: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(made["dir"], std::env::current_dir().unwrap().join("b").to_str().unwrap());
+        let (_, _, err) = broker.ctl("sealmqctl backup /full").await;
+        assert_eq!(err, "Error:\nE_BACKUP_TARGET: it is not empty\n");
+    }
+
+    #[tokio::test]
     async fn exit_codes_are_rabbitmqctls() {
         let broker = Broker::start(true);
         for (line, wanted) in [
@@ -317,6 +363,8 @@ mod tests {
             ("x check_local_alarms -n rabbit@elsewhere", exit::OK),
             ("x await_startup", exit::OK),
             ("x version", exit::OK),
+            ("x backup", exit::USAGE),
+            ("x backup /full", exit::CANNOT_CREATE),
         ] {
             let (code, out, err) = broker.ctl(line).await;
             assert_eq!(code, wanted, "{line}: {out} {err}");
