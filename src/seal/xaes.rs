@@ -4,12 +4,13 @@
 //! two AES blocks: `AES(K, K1 xor (00 01 58 00 | N[..12]))` and the same with 02. One sub-key serves a whole
 //! commit, so its cost is paid once in up to 512 records.
 
+use aes::Aes256;
+use aes::cipher::{BlockCipherEncrypt, KeyInit};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use zeroize::Zeroizing;
+
 use super::key::Secret;
 use super::locked::Locked;
-use aes::Aes256;
-use aes::cipher::BlockCipherEncrypt;
-use aes_gcm::aead::AeadInOut;
-use aes_gcm::{Aes256Gcm, KeyInit};
 
 /// Bytes of the nonce that select the sub-key.
 pub const PREFIX_BYTES: usize = 12;
@@ -38,8 +39,9 @@ struct Schedule {
     k1: [u8; 16],
 }
 
-/// The AES-256-GCM key of one nonce prefix, in locked memory.
-pub struct SubKey(Locked<Aes256Gcm>);
+/// The AES-256-GCM key of one nonce prefix, in locked memory. ring does not clear its keys; that memory does.
+/// There is a key unless ring refuses one of 32 bytes, which it does not.
+pub struct SubKey(Locked<Option<LessSafeKey>>);
 
 impl Xaes {
     /// Sets the key up: one block for CMAC's K1.
@@ -58,7 +60,7 @@ impl Xaes {
     /// The sub-key of one nonce prefix.
     pub fn derive(&self, prefix: &[u8; PREFIX_BYTES]) -> SubKey {
         SubKey(Locked::new(|| {
-            let mut key = [0u8; 32];
+            let mut key = Zeroizing::new([0u8; 32]);
             let (halves, _) = key.as_chunks_mut::<16>();
             for (number, half) in (1u8..).zip(halves) {
                 let input = [0, number, b'X', 0].into_iter().chain(*prefix);
@@ -67,7 +69,7 @@ impl Xaes {
                 }
                 self.0.cipher.encrypt_block(half.into());
             }
-            Aes256Gcm::new((&key).into())
+            gcm(&key)
         }))
     }
 
@@ -96,8 +98,9 @@ impl SubKey {
     /// # Errors
     /// When `text` is longer than AES-GCM allows.
     pub fn seal(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8]) -> Result<Tag, TooLong> {
-        let tag = self.0.encrypt_inout_detached(nonce.into(), aad, text.into()).map_err(|_| TooLong)?;
-        Ok(tag.into())
+        let (key, nonce) = (self.0.as_ref().ok_or(TooLong)?, Nonce::assume_unique_for_key(*nonce));
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), text).map_err(|_| TooLong)?;
+        tag.as_ref().try_into().map_err(|_| TooLong)
     }
 
     /// Opens `text` in place; on failure `text` is worthless.
@@ -105,8 +108,14 @@ impl SubKey {
     /// # Errors
     /// When anything at all differs from what was sealed.
     pub fn open(&self, nonce: &[u8; 12], aad: &[u8], text: &mut [u8], tag: &Tag) -> Result<(), Forged> {
-        self.0.decrypt_inout_detached(nonce.into(), aad, text.into(), tag.into()).map_err(|_| Forged)
+        let (key, nonce) = (self.0.as_ref().ok_or(Forged)?, Nonce::assume_unique_for_key(*nonce));
+        let opened = key.open_in_place_separate_tag(nonce, Aad::from(aad), (*tag).into(), text, 0..);
+        opened.map(drop).map_err(|_| Forged)
     }
+}
+
+fn gcm(key: &[u8; 32]) -> Option<LessSafeKey> {
+    UnboundKey::new(&AES_256_GCM, key).ok().map(LessSafeKey::new)
 }
 
 fn split(nonce: &[u8; 24]) -> ([u8; 12], [u8; 12]) {
@@ -223,7 +232,7 @@ mod tests {
         for fields in GCM {
             let [key, nonce, aad, mut text, sealed] = fields.map(unhex);
             let key: [u8; 32] = key.try_into().unwrap();
-            let sub_key = SubKey(Locked::new(|| Aes256Gcm::new((&key).into())));
+            let sub_key = SubKey(Locked::new(|| gcm(&key)));
             let tag = sub_key.seal(&nonce.try_into().unwrap(), &aad, &mut text).unwrap();
             text.extend(tag);
             assert_eq!(text, sealed);
@@ -231,23 +240,23 @@ mod tests {
     }
 
     #[test]
-    fn ring_and_a_sub_key_open_each_others_records() {
-        use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+    fn aes_gcm_and_a_sub_key_open_each_others_records() {
+        use aes_gcm::Aes256Gcm;
+        use aes_gcm::aead::AeadInOut;
         for len in [0usize, 1, 15, 16, 17, 1000, 70_000] {
             let (key, nonce, aad) = ([len as u8; 32], [7; 12], b"bound to this");
-            let ours = SubKey(Locked::new(|| Aes256Gcm::new((&key).into())));
-            let theirs = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).unwrap());
-            let nonce_of = || Nonce::assume_unique_for_key(nonce);
+            let ours = SubKey(Locked::new(|| gcm(&key)));
+            let theirs = Aes256Gcm::new((&key).into());
             let plain: Vec<u8> = (0..len).map(|i| i as u8).collect();
 
             let mut text = plain.clone();
             let tag = ours.seal(&nonce, aad, &mut text).unwrap();
-            text.extend(tag);
-            assert_eq!(theirs.open_in_place(nonce_of(), Aad::from(aad), &mut text).unwrap(), plain);
+            let (nonce_of, tag) = ((&nonce).into(), (&tag).into());
+            theirs.decrypt_inout_detached(nonce_of, aad, text.as_mut_slice().into(), tag).unwrap();
+            assert_eq!(text, plain);
 
-            let mut text = plain.clone();
-            let tag = theirs.seal_in_place_separate_tag(nonce_of(), Aad::from(aad), &mut text).unwrap();
-            ours.open(&nonce, aad, &mut text, tag.as_ref().try_into().unwrap()).unwrap();
+            let tag = theirs.encrypt_inout_detached(nonce_of, aad, text.as_mut_slice().into()).unwrap();
+            ours.open(&nonce, aad, &mut text, &tag.into()).unwrap();
             assert_eq!(text, plain);
         }
     }
