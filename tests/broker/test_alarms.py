@@ -32,8 +32,6 @@ class Alarmed:
         self.folder = folder
         self.ballast = folder / "ballast"
         self.native = Native(folder, start=False)
-        # The alarm is about resident memory, and glibc may keep what was freed; large blocks go back at once like this.
-        self.native.environment["MALLOC_MMAP_THRESHOLD_"] = str(BODY_BYTES // 2)
         self.native.start()
         # With RocksDB's files at the size that they have while it runs.
         used, free = self.resident_bytes(), shutil.disk_usage(folder).free
