@@ -172,3 +172,6 @@ pub const PASSPHRASE_BYTES_MAX: usize = 1024;
 
 /// Longest wait for the answer to a change of the keyring, in seconds: four synced writes and the batch before them.
 pub const KEYRING_CHANGE_SECONDS_MAX: u64 = 30;
+
+/// Most bytes that a key service may make of a slot's key; Vault makes 90 of it, a token 60.
+pub const KEY_SERVICE_BLOB_BYTES_MAX: usize = 4096;

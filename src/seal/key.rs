@@ -65,6 +65,14 @@ impl Kek {
         Kek(Secret::take(bytes))
     }
 
+    /// Fresh bytes from the kernel, for a slot whose key is kept by a service.
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn generate() -> Result<Kek, NoRandomness> {
+        Ok(Kek(Secret::generate()?))
+    }
+
     /// The public name of this key (store.md 6.4): tells which slot it may open, and nothing else.
     pub fn slot_id(&self) -> [u8; 16] {
         *derive::<16>(&self.0, &[b"sealmq/v1/slot"]).expose()
@@ -82,6 +90,10 @@ impl Kek {
 
     pub(super) fn secret(&self) -> &Secret<32> {
         &self.0
+    }
+
+    pub(super) fn is_same_as(&self, other: &Kek) -> bool {
+        self.0.same_as(other.0.expose())
     }
 }
 

@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::key::{Dek, Kek, RootKey};
+use super::key_service::{self, Service, ServiceError};
 use super::locked::on_clean_stack;
 use super::nonce::{NoRandomness, random};
-use super::slot_key::{Cost, Credential, SlotKey, SlotKind};
+use super::slot_key::{Cost, Credential, Origin, SlotKey, SlotKind};
 use super::xaes::{TAG_BYTES, TooLong, Xaes};
 
 /// Most slots that a keyring may have.
@@ -26,15 +27,22 @@ const SUITE: u16 = 1;
 const SLOT_BYTES: usize = 256;
 const ENTRY_BYTES: usize = 64;
 const BODY_STEP_BYTES: usize = 4096;
+/// Where a slot names its part of the extension: offset and length, u16 each.
+const EXTENSION_PLACE: usize = 152;
 const SLOT_LABEL: &[u8] = b"sealmq/v1/slot";
 
 /// State of a slot that is in use; others are reserved.
 const SLOT_ACTIVE: u8 = 1;
 
-/// One wrapping of the root key. Kept as its 256 bytes, so that slots of a type that this program does not
-/// know yet pass through unchanged.
+/// One wrapping of the root key. Kept as its bytes, so that slots of a type that this program does not know yet
+/// pass through unchanged.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Slot([u8; SLOT_BYTES]);
+pub struct Slot {
+    /// Without the place of its part of the extension, which is decided when the keyring is written.
+    bytes: [u8; SLOT_BYTES],
+    /// Its part of the extension: what a key service needs to give its key.
+    blob: Vec<u8>,
+}
 
 /// A data key with its facts.
 pub struct KeyEntry {
@@ -62,8 +70,6 @@ pub struct Keyring {
     pub generation: u64,
     /// Who can open it.
     pub slots: Vec<Slot>,
-    /// Blobs of external key services, not looked into.
-    pub extension: Vec<u8>,
     /// The root key.
     pub root: RootKey,
     /// The data keys.
@@ -80,7 +86,6 @@ pub struct SealedKeyring {
     /// Rises by one with each write.
     pub generation: u64,
     slots: Vec<Slot>,
-    extension: Vec<u8>,
     commitment: [u8; 32],
     nonce: [u8; 24],
     aad_len: usize,
@@ -112,6 +117,9 @@ pub enum KeyringError {
     /// A passphrase cannot be turned into a key.
     #[error("Argon2id: {0}")]
     Argon2(String),
+    /// The service that keeps a slot's key does not give it.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// Nothing can be sealed now.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -126,13 +134,17 @@ impl Slot {
     /// # Errors
     /// When the kernel gives no random bytes.
     pub fn wrap(key: &SlotKey, store: &[u8; 16], root: &RootKey) -> Result<Slot, KeyringError> {
-        let (kek, mut slot) = (&key.kek, Slot([0; SLOT_BYTES]));
+        let (kek, mut slot) = (&key.kek, Slot { bytes: [0; SLOT_BYTES], blob: Vec::new() });
         slot.put(0, &[key.kind().number(), SLOT_ACTIVE]);
-        if let Some((salt, cost)) = &key.from_passphrase {
-            slot.put(52, &cost.memory_kib.to_be_bytes());
-            slot.put(56, &cost.passes.to_be_bytes());
-            slot.put(60, &cost.lanes.to_be_bytes());
-            slot.put(64, salt);
+        match &key.origin {
+            Origin::Given => {}
+            Origin::Passphrase(salt, cost) => {
+                slot.put(52, &cost.memory_kib.to_be_bytes());
+                slot.put(56, &cost.passes.to_be_bytes());
+                slot.put(60, &cost.lanes.to_be_bytes());
+                slot.put(64, salt);
+            }
+            Origin::Service(blob) => slot.blob = blob.clone(),
         }
         slot.put(4, &kek.slot_id());
         slot.put(20, &kek.check_value(store));
@@ -156,7 +168,10 @@ impl Slot {
     /// How its key is got.
     pub fn kind(&self) -> SlotKind {
         let [kind] = self.take(0);
-        SlotKind::parse(kind)
+        match SlotKind::parse(kind) {
+            SlotKind::External(_) => SlotKind::External(Service::of_blob(&self.blob)),
+            other => other,
+        }
     }
 
     /// Whether it may be used for anything but opening.
@@ -178,6 +193,14 @@ impl Slot {
             (Credential::Passphrase(passphrase), SlotKind::Passphrase) => {
                 let made = passphrase.to_key(&self.take::<16>(64), self.cost()?);
                 made.map_or_else(|e| Some(Err(e)), |kek| self.unwrap_root(&kek, store))
+            }
+            (Credential::Service(service), SlotKind::External(Some(kept_by)))
+                if service.service() == kept_by =>
+            {
+                match key_service::open(service.as_ref(), &self.blob, &self.id()) {
+                    Ok(kek) => self.unwrap_root(&kek?, store),
+                    Err(e) => Some(Err(e.into())),
+                }
             }
             _ => None,
         }
@@ -205,13 +228,36 @@ impl Slot {
         aad
     }
 
+    /// With its part of the extension at `offset`.
+    fn placed(&self, offset: usize) -> Result<Slot, TooLong> {
+        let mut slot = self.clone();
+        if !self.blob.is_empty() {
+            let place = u16::try_from(offset).and_then(|at| Ok([at, u16::try_from(self.blob.len())?]));
+            let [offset, len] = place.map_err(|_| TooLong)?;
+            slot.put(EXTENSION_PLACE, &offset.to_be_bytes());
+            slot.put(EXTENSION_PLACE + 2, &len.to_be_bytes());
+        }
+        Ok(slot)
+    }
+
+    /// Takes its part off the front of the extension. The parts lie there in the order of the slots, without gaps.
+    fn fetch(&mut self, extension: &mut Cursor<'_>, offset: usize) -> Result<(), KeyringError> {
+        let [at, len] = [self.take(EXTENSION_PLACE), self.take(EXTENSION_PLACE + 2)].map(u16::from_be_bytes);
+        if usize::from(at) != if len == 0 { 0 } else { offset } {
+            return Err(KeyringError::Damaged("its slots are not as the format says"));
+        }
+        self.blob = extension.take(len.into())?.to_vec();
+        self.put(EXTENSION_PLACE, &[0; 4]);
+        Ok(())
+    }
+
     fn put(&mut self, at: usize, bytes: &[u8]) {
-        self.0.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
+        self.bytes.iter_mut().skip(at).zip(bytes).for_each(|(to, from)| *to = *from);
     }
 
     fn take<const N: usize>(&self, at: usize) -> [u8; N] {
         let mut bytes = [0; N];
-        bytes.iter_mut().zip(self.0.iter().skip(at)).for_each(|(to, from)| *to = *from);
+        bytes.iter_mut().zip(self.bytes.iter().skip(at)).for_each(|(to, from)| *to = *from);
         bytes
     }
 }
@@ -224,8 +270,8 @@ impl Keyring {
     pub fn create(key: &SlotKey, store: [u8; 16]) -> Result<Keyring, KeyringError> {
         let root = RootKey::generate()?;
         let slots = vec![Slot::wrap(key, &store, &root)?];
-        let (extension, keys, opened_by) = (Vec::new(), Vec::new(), key.slot_id());
-        Ok(Keyring { store, generation: 1, slots, extension, root, keys, opened_by })
+        let (keys, opened_by) = (Vec::new(), key.slot_id());
+        Ok(Keyring { store, generation: 1, slots, root, keys, opened_by })
     }
 
     /// The bytes to be written. Each call seals under a fresh nonce.
@@ -237,9 +283,13 @@ impl Keyring {
         bytes.extend_from_slice(&self.generation.to_be_bytes());
         bytes.extend_from_slice(&(self.slots.len() as u16).to_be_bytes());
         bytes.extend_from_slice(&(SLOT_BYTES as u16).to_be_bytes());
-        self.slots.iter().for_each(|slot| bytes.extend_from_slice(&slot.0));
-        bytes.extend_from_slice(&(self.extension.len() as u32).to_be_bytes());
-        bytes.extend_from_slice(&self.extension);
+        let mut extension = Vec::new();
+        for slot in &self.slots {
+            bytes.extend_from_slice(&slot.placed(extension.len())?.bytes);
+            extension.extend_from_slice(&slot.blob);
+        }
+        bytes.extend_from_slice(&(extension.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(&extension);
         bytes.extend_from_slice(&self.root.commitment(&self.store));
         let nonce = random::<24>()?;
         bytes.extend_from_slice(&nonce);
@@ -294,29 +344,37 @@ impl SealedKeyring {
         if !(1..=SLOTS_MAX).contains(&slot_count) || slot_bytes != SLOT_BYTES {
             return Err(damaged("its slots are not as the format says"));
         }
-        let slots: Result<Vec<Slot>, _> = (0..slot_count).map(|_| cursor.array().map(Slot)).collect();
+        let slot = |bytes| Slot { bytes, blob: Vec::new() };
+        let slots: Result<Vec<Slot>, _> = (0..slot_count).map(|_| cursor.array().map(slot)).collect();
+        let mut slots = slots?;
         let extension_len = cursor.u32()?;
-        let extension = cursor.take(extension_len)?.to_vec();
+        let mut extension = Cursor(cursor.take(extension_len)?);
+        for slot in &mut slots {
+            let offset = extension_len - extension.0.len();
+            slot.fetch(&mut extension, offset)?;
+        }
+        if !extension.0.is_empty() {
+            return Err(damaged("its slots are not as the format says"));
+        }
         let (commitment, nonce, body_len) = (cursor.array()?, cursor.array()?, cursor.u32()?);
         let aad_len = content.len() - cursor.0.len();
         if cursor.0.len() != body_len.saturating_add(TAG_BYTES) {
             return Err(damaged("its list of keys has the wrong length"));
         }
-        let slots = slots?;
-        Ok(SealedKeyring { store, generation, slots, extension, commitment, nonce, aad_len, body_len, bytes })
+        Ok(SealedKeyring { store, generation, slots, commitment, nonce, aad_len, body_len, bytes })
     }
 
     /// Opens it. A passphrase is tried on each slot that was made with one, a second each.
     ///
     /// # Errors
-    /// [`KeyringError::WrongKek`] when no slot fits, [`KeyringError::Argon2`] when none fits and one could not be
-    /// tried, [`KeyringError::Damaged`] when one fits and the rest does not.
+    /// [`KeyringError::WrongKek`] when no slot fits, [`KeyringError::Argon2`] or [`KeyringError::Service`] when none
+    /// fits and one could not be tried, [`KeyringError::Damaged`] when one fits and the rest does not.
     pub fn unlock(self, credential: &Credential) -> Result<Keyring, KeyringError> {
         let (mut not_tried, mut found) = (None, None);
         for slot in &self.slots {
             match slot.key_of(credential, &self.store) {
                 None => {}
-                Some(Err(e @ KeyringError::Argon2(_))) => not_tried = Some(e),
+                Some(Err(e @ (KeyringError::Argon2(_) | KeyringError::Service(_)))) => not_tried = Some(e),
                 Some(root) => {
                     found = Some((slot.id(), root?));
                     break;
@@ -327,18 +385,21 @@ impl SealedKeyring {
             return Err(not_tried.unwrap_or_else(|| self.wrong_kek(credential)));
         };
         let keys = self.open_body(&root)?;
-        let SealedKeyring { store, generation, slots, extension, .. } = self;
-        Ok(Keyring { store, generation, slots, extension, root, keys, opened_by })
+        let SealedKeyring { store, generation, slots, .. } = self;
+        Ok(Keyring { store, generation, slots, root, keys, opened_by })
     }
 
     fn wrong_kek(&self, credential: &Credential) -> KeyringError {
         let name = |slot: &Slot| format!("{} {}", slot.kind().name(), hex(&slot.id()));
         let slots: Vec<String> = self.slots.iter().map(name).collect();
+        let count = |kind| self.slots.iter().filter(|slot| slot.kind() == kind).count();
         let tried = match credential {
             Credential::Key(kek) => format!("key {}", hex(&kek.slot_id())),
-            Credential::Passphrase(_) => {
-                let count = self.slots.iter().filter(|slot| slot.kind() == SlotKind::Passphrase).count();
-                format!("a passphrase on {count} slots")
+            Credential::Passphrase(_) => format!("a passphrase on {} slots", count(SlotKind::Passphrase)),
+            Credential::Service(service) => {
+                let service = service.service();
+                let count = count(SlotKind::External(Some(service)));
+                format!("the key in {} on {count} slots", service.title())
             }
         };
         KeyringError::WrongKek { tried, slots: slots.join(", ") }
@@ -435,6 +496,7 @@ impl<'a> Cursor<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key_service::KeyService;
     use super::super::slot_key::Passphrase;
     use super::*;
 
@@ -452,6 +514,36 @@ mod tests {
 
     fn passphrase(text: &str) -> Credential {
         Credential::Passphrase(Passphrase::take(Zeroizing::new(text.as_bytes().to_vec())).unwrap())
+    }
+
+    /// A token whose key has this byte; 99 is one that is not plugged in.
+    struct Token(u8);
+
+    impl KeyService for Token {
+        fn service(&self) -> Service {
+            Service::Pkcs11
+        }
+
+        fn seal(&self, key: &[u8; 32], context: &[u8]) -> Result<Vec<u8>, ServiceError> {
+            let (nonce, mut sealed) = ([9; 24], key.to_vec());
+            let tag = Xaes::new(kek(self.0).secret()).seal(&nonce, context, &mut sealed).unwrap();
+            Ok([&[0; 12], &sealed[..], &tag].concat())
+        }
+
+        fn open(&self, sealed: &[u8], context: &[u8]) -> Result<Option<Kek>, ServiceError> {
+            if self.0 == 99 {
+                let (reason, is_passing) = ("not plugged in".into(), true);
+                return Err(ServiceError { code: "E_TEST", reason, remedy: "plug it in", is_passing });
+            }
+            let mut key: [u8; 32] = at(sealed, 12);
+            let key_of_the_token = Xaes::new(kek(self.0).secret());
+            let opened = key_of_the_token.open(&[9; 24], context, &mut key, &at(sealed, 44));
+            Ok(opened.is_ok().then(|| Kek::take(&mut key)))
+        }
+    }
+
+    fn kept_key(byte: u8) -> SlotKey {
+        SlotKey::new(Credential::Service(Box::new(Token(byte))), CHEAP).unwrap()
     }
 
     fn keyring(keys: u32) -> Keyring {
@@ -500,12 +592,15 @@ mod tests {
     fn has_its_fields_at_the_places_of_the_format() {
         let mut ring = keyring(1);
         ring.slots.push(Slot::wrap(&slot_key(2), &STORE, &ring.root).unwrap());
-        ring.extension = b"blob of a key service".to_vec();
+        ring.slots.push(Slot::wrap(&kept_key(7), &STORE, &ring.root).unwrap());
         let bytes = ring.encode().unwrap();
         assert_eq!(&bytes[..12], b"SMQKRNG1\0\x01\0\x01");
         assert_eq!(at(&bytes, 12), STORE);
         assert_eq!(at(&bytes, 28), 42u64.to_be_bytes());
-        assert_eq!(at(&bytes, 36), [0, 2, 1, 0], "two slots of 256 bytes");
+        assert_eq!(at(&bytes, 36), [0, 3, 1, 0], "three slots of 256 bytes");
+        assert_eq!(at(&bytes, 552), [3, 1, 0, 0]);
+        assert_eq!(at(&bytes, 552 + 152), [0, 0, 0, 62], "its part of the extension: offset and length");
+        assert_eq!(at(&bytes, 552 + 156), [0; 100]);
         for (slot, byte) in [(40, 1), (296, 2)] {
             assert_eq!(at(&bytes, slot), [1, 1, 0, 0]);
             assert_eq!(at(&bytes, slot + 4), kek(byte).slot_id());
@@ -520,10 +615,10 @@ mod tests {
             assert_eq!(&root, ring.root.secret().expose());
             assert_eq!(at(&bytes, slot + 152), [0; 104]);
         }
-        let extension = 40 + 2 * 256;
-        assert_eq!(at(&bytes, extension), 21u32.to_be_bytes());
-        assert_eq!(&bytes[extension + 4..extension + 25], b"blob of a key service");
-        let commitment = extension + 25;
+        let extension = 40 + 3 * 256;
+        assert_eq!(at(&bytes, extension), 62u32.to_be_bytes());
+        assert_eq!(at(&bytes, extension + 4), [1, 1], "for a token, version 1");
+        let commitment = extension + 4 + 62;
         assert_eq!(at(&bytes, commitment), ring.root.commitment(&STORE));
         assert_eq!(at(&bytes, commitment + 56), 4096u32.to_be_bytes());
         let body = commitment + 60;
@@ -559,6 +654,76 @@ mod tests {
         assert_eq!(tried, "a passphrase on 1 slots");
         // The slot's key is not a key that could be given as one: kinds do not mix.
         assert!(unlock(key.kek.into()).is_err());
+    }
+
+    #[test]
+    fn a_token_opens_the_slot_whose_key_it_keeps_among_others() {
+        let mut ring = keyring(3);
+        let keys = [kept_key(7), kept_key(8), kept_key(8)];
+        ring.slots.extend(keys.iter().map(|key| Slot::wrap(key, &STORE, &ring.root).unwrap()));
+        let open = |ring: &Keyring, byte| {
+            let sealed = SealedKeyring::parse(ring.encode().unwrap()).unwrap();
+            assert_eq!(sealed.check(&ring.root, Some(&keys[1])).is_ok(), ring.slots.len() == 4);
+            sealed.unlock(&Credential::Service(Box::new(Token(byte))))
+        };
+        let opened = open(&ring, 8).unwrap();
+        assert_eq!((opened.opened_by, opened.keys.len()), (keys[1].slot_id(), 3));
+        assert_eq!(opened.slots[1].kind(), SlotKind::External(Some(Service::Pkcs11)));
+        assert!(opened.slots.iter().zip(&ring.slots).all(|(read, written)| read == written));
+        let Err(KeyringError::WrongKek { tried, .. }) = open(&ring, 9) else { panic!() };
+        assert_eq!(tried, "the key in the PKCS#11 token on 3 slots");
+        let Err(KeyringError::Service(e)) = open(&ring, 99) else { panic!() };
+        assert_eq!(e.code, "E_TEST");
+        // What lies behind the slot that goes moves up.
+        ring.slots.remove(2);
+        assert_eq!(open(&ring, 8).unwrap().opened_by, keys[2].slot_id());
+        assert_eq!(open(&ring, 7).unwrap().opened_by, keys[0].slot_id());
+        assert_eq!(super::tests::open(ring.encode().unwrap(), 1).unwrap().slots.len(), 3);
+    }
+
+    #[test]
+    fn one_that_keeps_what_it_cannot_give_back_gets_no_slot() {
+        struct Forgetful;
+        impl KeyService for Forgetful {
+            fn service(&self) -> Service {
+                Service::Vault
+            }
+            fn seal(&self, key: &[u8; 32], _: &[u8]) -> Result<Vec<u8>, ServiceError> {
+                Ok(key.to_vec())
+            }
+            fn open(&self, _: &[u8], _: &[u8]) -> Result<Option<Kek>, ServiceError> {
+                Ok(Some(kek(5)))
+            }
+        }
+        let made = SlotKey::new(Credential::Service(Box::new(Forgetful)), CHEAP);
+        let Err(KeyringError::Service(e)) = made else { panic!() };
+        assert_eq!(e.code, "E_KEY_SERVICE");
+    }
+
+    #[test]
+    fn parts_of_the_extension_that_overlap_leave_gaps_or_reach_too_far_are_damage() {
+        let mut ring = keyring(1);
+        ring.slots.extend([7, 8].map(|byte| Slot::wrap(&kept_key(byte), &STORE, &ring.root).unwrap()));
+        let bytes = ring.encode().unwrap();
+        let places = [296 + 152, 552 + 152];
+        assert_eq!(places.map(|place| at(&bytes, place)), [[0, 0, 0, 62], [0, 62, 0, 62]]);
+        for (place, wrong) in [
+            (places[0], [0, 1, 0, 62]),
+            (places[0], [0, 0, 0, 61]),
+            (places[0], [255, 255, 255, 255]),
+            (places[1], [0, 0, 0, 62]),
+            (places[1], [0, 62, 0, 63]),
+            (places[1], [0, 62, 0, 0]),
+            (40 + 152, [0, 1, 0, 0]),
+        ] {
+            let mut changed = bytes.clone();
+            changed[place..place + 4].copy_from_slice(&wrong);
+            let content = changed.len() - 32;
+            let digest = Sha256::digest(&changed[..content]);
+            changed[content..].copy_from_slice(&digest);
+            let parsed = SealedKeyring::parse(changed);
+            assert!(matches!(parsed, Err(KeyringError::Damaged(_))), "{place} {wrong:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@
 pub mod context;
 pub mod envelope;
 pub mod key;
+pub mod key_service;
 pub mod keyring;
 mod locked;
 pub mod multiset;

@@ -1,10 +1,12 @@
-//! What opens a slot of the keyring: a key, or a passphrase and the cost of turning it into one. Turning takes a
-//! second and 256 MiB on purpose; do it where blocking is permitted.
+//! What opens a slot of the keyring: a key, a passphrase and the cost of turning it into one, or a service that keeps a
+//! key ([`super::key_service`]).
+//! Turning a passphrase takes a second and 256 MiB on purpose; do it where blocking is permitted.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::key::Kek;
+use super::key_service::{self, KeyService, Service};
 use super::keyring::KeyringError;
 use super::locked::on_clean_stack;
 use super::nonce::random;
@@ -89,6 +91,8 @@ pub enum Credential {
     Key(Kek),
     /// A passphrase; tried on each slot that was made with one.
     Passphrase(Passphrase),
+    /// A service that keeps a key; tried on each slot of its kind.
+    Service(Box<dyn KeyService>),
 }
 
 impl From<Kek> for Credential {
@@ -104,8 +108,8 @@ pub enum SlotKind {
     Key,
     /// From a passphrase.
     Passphrase,
-    /// From a key service; not supported, kept as it is.
-    External,
+    /// From a key service; `None`: one that this program does not know, kept as it is.
+    External(Option<Service>),
     /// A number that this program does not know; kept as it is.
     Unknown(u8),
 }
@@ -115,7 +119,7 @@ impl SlotKind {
         match byte {
             1 => SlotKind::Key,
             2 => SlotKind::Passphrase,
-            3 => SlotKind::External,
+            3 => SlotKind::External(None),
             other => SlotKind::Unknown(other),
         }
     }
@@ -124,8 +128,17 @@ impl SlotKind {
         match self {
             SlotKind::Key => 1,
             SlotKind::Passphrase => 2,
-            SlotKind::External => 3,
+            SlotKind::External(_) => 3,
             SlotKind::Unknown(number) => number,
+        }
+    }
+
+    /// Whether this program, as it was built, can open such a slot.
+    pub fn is_usable(self) -> bool {
+        match self {
+            SlotKind::Key | SlotKind::Passphrase => true,
+            SlotKind::External(service) => service.is_some_and(Service::is_built_in),
+            SlotKind::Unknown(_) => false,
         }
     }
 
@@ -134,31 +147,45 @@ impl SlotKind {
         match self {
             SlotKind::Key => "key",
             SlotKind::Passphrase => "passphrase",
-            SlotKind::External => "external",
+            SlotKind::External(service) => service.map_or("external", Service::name),
             SlotKind::Unknown(_) => "unknown",
         }
     }
 }
 
+/// Where a slot's key comes from.
+pub(super) enum Origin {
+    /// It was given.
+    Given,
+    /// Made from a passphrase, with this salt and at this cost.
+    Passphrase([u8; 16], Cost),
+    /// Random, and kept as this blob by a service.
+    Service(Vec<u8>),
+}
+
 /// The key that a slot is or will be wrapped under, ready.
 pub struct SlotKey {
     pub(super) kek: Kek,
-    /// Salt and cost, when it came from a passphrase.
-    pub(super) from_passphrase: Option<([u8; 16], Cost)>,
+    pub(super) origin: Origin,
 }
 
 impl SlotKey {
-    /// For a new slot; a passphrase gets a salt of its own.
+    /// For a new slot; a passphrase gets a salt of its own, a service a random key to keep.
     ///
     /// # Errors
-    /// When the kernel gives no random bytes, or Argon2id has no memory.
+    /// When the kernel gives no random bytes, Argon2id has no memory, or the service does not keep the key.
     pub fn new(credential: Credential, cost: Cost) -> Result<SlotKey, KeyringError> {
         match credential {
-            Credential::Key(kek) => Ok(SlotKey { kek, from_passphrase: None }),
+            Credential::Key(kek) => Ok(SlotKey { kek, origin: Origin::Given }),
             Credential::Passphrase(passphrase) => {
                 let salt = random::<16>()?;
                 let kek = passphrase.to_key(&salt, cost)?;
-                Ok(SlotKey { kek, from_passphrase: Some((salt, cost)) })
+                Ok(SlotKey { kek, origin: Origin::Passphrase(salt, cost) })
+            }
+            Credential::Service(service) => {
+                let kek = Kek::generate()?;
+                let blob = key_service::keep(service.as_ref(), &kek)?;
+                Ok(SlotKey { kek, origin: Origin::Service(blob) })
             }
         }
     }
@@ -169,7 +196,11 @@ impl SlotKey {
     }
 
     pub(super) fn kind(&self) -> SlotKind {
-        if self.from_passphrase.is_some() { SlotKind::Passphrase } else { SlotKind::Key }
+        match &self.origin {
+            Origin::Given => SlotKind::Key,
+            Origin::Passphrase(..) => SlotKind::Passphrase,
+            Origin::Service(blob) => SlotKind::External(Service::of_blob(blob)),
+        }
     }
 }
 

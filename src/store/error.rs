@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::broker::id::{QueueId, Seq};
+use crate::seal::key_service::ServiceError;
+use crate::seal::keyring::KeyringError;
 
 /// A store that cannot be opened or used. [`StoreError::code`] is stable; scripts may rely on it.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,9 @@ pub enum StoreError {
         /// Slot ids, never key bytes.
         detail: String,
     },
+    /// The service that keeps the KEK does not give it.
+    #[error("{0}")]
+    KeyService(#[from] ServiceError),
     /// The store exists, both copies of its keyring do not.
     #[error("the store in {dir} has neither keyring nor keyring.mirror")]
     KeyringMissing {
@@ -356,6 +361,7 @@ impl StoreError {
             StoreError::KekMissing { .. } => "E_KEK_UNAVAILABLE",
             StoreError::KekUnusable { .. } => "E_KEK_UNAVAILABLE",
             StoreError::KekWrong { .. } => "E_KEK_WRONG",
+            StoreError::KeyService(error) => error.code,
             StoreError::KeyringMissing { .. } => "E_KEYRING_MISSING",
             StoreError::KeyringCorrupt { .. } => "E_KEYRING_CORRUPT",
             StoreError::KeyringRollback { .. } => "E_KEYRING_ROLLBACK",
@@ -398,6 +404,7 @@ impl StoreError {
             StoreError::KekWrong { .. } => {
                 "give a key or passphrase that the store has a slot for, or restore one from its backup"
             }
+            StoreError::KeyService(error) => error.remedy,
             StoreError::KeyringMissing { .. } | StoreError::KeyringCorrupt { .. } => {
                 "restore keyring or keyring.mirror from a backup; without one of them the messages cannot be read"
             }
@@ -452,6 +459,14 @@ impl StoreError {
 
     pub(super) fn io(doing: &'static str, path: &Path, error: impl Into<std::io::Error>) -> StoreError {
         StoreError::Io { doing, path: path.to_path_buf(), error: error.into() }
+    }
+
+    /// What keeps a keyring's slot from being made or opened, where the keyring itself is sound.
+    pub(super) fn slot_key(dir: &Path, error: KeyringError) -> StoreError {
+        match error {
+            KeyringError::Service(error) => StoreError::KeyService(error),
+            error => StoreError::system(dir, error),
+        }
     }
 
     pub(super) fn system(dir: &Path, reason: impl std::fmt::Display) -> StoreError {

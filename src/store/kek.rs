@@ -56,6 +56,23 @@ pub fn passphrase_from_file(path: &Path) -> Result<Passphrase, StoreError> {
     passphrase_from_bytes(&path.display().to_string(), &bytes)
 }
 
+/// Reads one line from a file with the access of a key file: what a key service is asked with.
+///
+/// # Errors
+/// A sentence that names the file, when it is not as a key file must be, or longer than `bytes_max`.
+pub fn line_from_file(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, String> {
+    let told = |reason: String| format!("{}: {reason}", path.display());
+    let bytes = secret_file(path, Access::OwnerOnly, bytes_max + 2).map_err(|e| match e {
+        StoreError::KekUnusable { reason, .. } => told(reason),
+        other => told(other.to_string()),
+    })?;
+    let line = without_line_end(&bytes);
+    if line.len() > bytes_max || line.contains(&b'\n') {
+        return Err(told("it is not one line, or too long".into()));
+    }
+    Ok(Zeroizing::new(line.to_vec()))
+}
+
 /// Takes a passphrase out of what a source gave; one line end at its end is not part of it.
 ///
 /// # Errors
@@ -227,6 +244,18 @@ mod tests {
         assert!(refused(b"correct horse", 0o440).contains("others may use it"));
         assert!(refused(b"1234567\n", 0o400).contains("8 to 1024 bytes"));
         assert!(refused(&[b'x'; 2000], 0o400).contains("8 to 1024 bytes"));
+    }
+
+    #[test]
+    fn one_line_is_read_from_a_file_that_nobody_else_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |content: &[u8], mode| line_from_file(&file(&dir, content, mode), 8);
+        assert_eq!(read(b"1234\r\n", 0o400).unwrap().as_slice(), b"1234");
+        assert_eq!(read(b"12345678", 0o400).unwrap().as_slice(), b"12345678");
+        assert!(read(b"1234", 0o440).unwrap_err().contains("others may use it"));
+        for wrong in [&b"123456789"[..], b"12\n34", b"1234\n\n"] {
+            assert!(read(wrong, 0o400).unwrap_err().contains("not one line"));
+        }
     }
 
     #[test]

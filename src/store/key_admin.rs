@@ -31,7 +31,7 @@ pub struct KeyringFacts {
 pub struct SlotFacts {
     /// Its public name, hex.
     pub id: String,
-    /// How its key is got: `key`, `passphrase`, `external`.
+    /// How its key is got: `key`, `passphrase`, `pkcs11`, `vault`.
     pub kind: &'static str,
     /// Not kept for opening only.
     pub is_active: bool,
@@ -91,16 +91,16 @@ impl Store {
         self.ask_for(KeyChange::None)
     }
 
-    /// Lets one more key or passphrase open the store. A passphrase takes a second and 256 MiB.
+    /// Lets one more key, passphrase or key service open the store. A passphrase takes a second and 256 MiB.
     ///
     /// # Errors
-    /// `E_SLOTS_FULL`, `E_SLOT_EXISTS`; `E_STORE_IO` when it could not be written: then it may or may not be there
+    /// `E_SLOTS_FULL`, `E_SLOT_EXISTS`, a service's own; `E_STORE_IO` when it could not be written: then it may or may not be there
     /// after a restart.
     pub fn add_slot(&self, credential: Credential) -> Result<KeyringFacts, StoreError> {
         if self.mode() == Mode::PlainInsecure {
             return Err(SlotRefusal::NoKeyring.into());
         }
-        let key = SlotKey::new(credential, Cost::DEFAULT).map_err(|e| StoreError::system(&self.dir, e))?;
+        let key = SlotKey::new(credential, Cost::DEFAULT).map_err(|e| StoreError::slot_key(&self.dir, e))?;
         self.ask_for(KeyChange::AddSlot(key))
     }
 

@@ -12,7 +12,7 @@ use crate::seal::Credential;
 use crate::seal::key::Dek;
 use crate::seal::keyring::{KeyEntry, Keyring, KeyringError, SLOTS_MAX, SealedKeyring, Slot, hex};
 use crate::seal::record::Key;
-use crate::seal::slot_key::{Cost, SlotKey, SlotKind};
+use crate::seal::slot_key::{Cost, SlotKey};
 
 pub(super) const COPIES: [&str; 2] = ["keyring", "keyring.mirror"];
 const CLASS_EPOCH: u8 = 1;
@@ -37,7 +37,7 @@ impl KeyringFile {
         credential: Credential,
         store: [u8; 16],
     ) -> Result<KeyringFile, StoreError> {
-        let key = SlotKey::new(credential, Cost::DEFAULT).map_err(|e| StoreError::system(dir, e))?;
+        let key = SlotKey::new(credential, Cost::DEFAULT).map_err(|e| StoreError::slot_key(dir, e))?;
         let ring = Keyring::create(&key, store).map_err(|e| StoreError::system(dir, e))?;
         let file = KeyringFile { dir: dir.to_path_buf(), ring };
         file.write(Some(&key))?;
@@ -82,7 +82,7 @@ impl KeyringFile {
             KeyringError::WrongKek { .. } => {
                 StoreError::KekWrong { dir: dir.to_path_buf(), detail: e.to_string() }
             }
-            KeyringError::Argon2(_) => StoreError::system(dir, e),
+            KeyringError::Argon2(_) | KeyringError::Service(_) => StoreError::slot_key(dir, e),
             e => StoreError::KeyringCorrupt { dir: dir.to_path_buf(), detail: e.to_string() },
         })?;
         Ok(KeyringFile { dir: dir.to_path_buf(), ring })
@@ -187,8 +187,7 @@ impl KeyringFile {
             return Err(SlotRefusal::Unknown(id.escape_default().take(40).collect()).into());
         };
         // One of a kind that this program cannot open does not count.
-        let opens = |slot: &Slot| matches!(slot.kind(), SlotKind::Key | SlotKind::Passphrase);
-        if !(0..).zip(slots).any(|(other, slot)| other != at && opens(slot)) {
+        if !(0..).zip(slots).any(|(other, slot)| other != at && slot.kind().is_usable()) {
             return Err(SlotRefusal::Last.into());
         }
         let removed = self.ring.slots.remove(at);

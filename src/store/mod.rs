@@ -58,7 +58,7 @@ pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
 pub use error::{CommitFailure, QueueFault, SlotRefusal, StoreError};
 pub use kek::{
-    kek_from_bytes, kek_from_credential, kek_from_file, kek_from_text, passphrase_from_bytes,
+    kek_from_bytes, kek_from_credential, kek_from_file, kek_from_text, line_from_file, passphrase_from_bytes,
     passphrase_from_file,
 };
 pub use key_admin::{DataKeyFacts, KeyringFacts, SlotFacts};
