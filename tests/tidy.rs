@@ -68,6 +68,12 @@ const POWERS: &[Power] = &[
         remedy: "add what is needed to `seal` and call it",
     },
     Power {
+        name: "PKCS#11 modules",
+        words: &["cryptoki"],
+        owners: &["server/pkcs11"],
+        remedy: "what a token does is behind `seal::key_service::KeyService`",
+    },
+    Power {
         name: "RocksDB",
         words: &["rocksdb"],
         owners: &["store/rocks.rs"],

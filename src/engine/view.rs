@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::seal::Passphrase;
+use crate::seal::key_service::KeyService;
 
 /// Who can give pictures. Calls may take short locks and touch the disk: not for a connection's task.
 pub trait View: Send + Sync {
@@ -42,6 +43,8 @@ pub enum KeyringChange {
     AddKey(PathBuf),
     /// A slot for a passphrase.
     AddPassphrase(Passphrase),
+    /// A slot for a key that a service keeps.
+    AddService(Box<dyn KeyService>),
     /// One slot less.
     RemoveSlot {
         /// The beginning of its id, in hex.
@@ -80,7 +83,7 @@ pub struct KeyringView {
 pub struct SlotView {
     /// Its public name, hex.
     pub id: String,
-    /// `key`, `passphrase` or `external`.
+    /// `key`, `passphrase`, `pkcs11` or `vault`.
     #[serde(rename = "type")]
     pub kind: String,
     /// `active` or `read-only`.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
+use super::key_service::{self, ServicePlace};
 use super::secret::Secret;
 use super::settings::{Settings, invalid};
 use crate::store::Padding;
@@ -33,6 +34,8 @@ pub enum KekSource {
     PassphraseDescriptor(u32),
     /// A passphrase that somebody types at the terminal.
     PassphrasePrompt,
+    /// A key that stays in a token or a key server.
+    Service(ServicePlace),
     /// No key and no store exist yet: make one at this path (0400, its folder 0700), say loudly where it is.
     Generate {
         /// The file to make.
@@ -94,6 +97,10 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
         KekSource::PassphraseFile(path) => {
             outside(path, data_dir)?;
             folder_of(path)
+        }
+        KekSource::Service(place) => {
+            place.files().into_iter().try_for_each(|path| outside(path, data_dir))?;
+            place.secret_file().or(file.as_deref()).and_then(folder_of)
         }
         _ => file.as_deref().and_then(folder_of),
     };
@@ -197,6 +204,9 @@ fn candidates(settings: &Settings) -> Result<Vec<Candidate>> {
     add(key, settings.boolean(key, false)?.then_some(KekSource::PassphrasePrompt));
     let command = command(settings)?;
     add("at_rest.kek.command.1", command.map(KekSource::Command));
+    for (key, place) in key_service::read(settings)? {
+        add(key, Some(KekSource::Service(place)));
+    }
     Ok(found)
 }
 

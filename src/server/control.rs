@@ -24,6 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::error::{Error, Result};
+use super::key_service::{self, ServicePlace};
 use crate::engine::view::{KeyringChange, View};
 use crate::limits::PASSPHRASE_BYTES_MAX;
 use crate::store::passphrase_from_bytes;
@@ -86,6 +87,11 @@ pub enum Request {
     },
     /// Adds a slot for the passphrase on the next line.
     KeyringAddPassphrase,
+    /// Adds a slot for a key that stays in a service.
+    KeyringAddService {
+        /// Which; its files are absolute paths, as the broker sees them.
+        place: ServicePlace,
+    },
     /// Removes a slot.
     KeyringRemoveSlot {
         /// The beginning of its id, in hex.
@@ -328,6 +334,13 @@ fn picture(request: Request, secret: &[u8], view: &dyn View) -> Value {
             Ok(passphrase) => keyring(KeyringChange::AddPassphrase(passphrase)),
             Err(error) => refusal_of(error.code(), &format!("{}: {error}", error.code())),
         },
+        Request::KeyringAddService { place } if !place.files().iter().all(|path| path.is_absolute()) => {
+            refusal(Refusal::BadRequest, "the service's files need absolute paths")
+        }
+        Request::KeyringAddService { place } => match key_service::connect(&place) {
+            Ok(service) => keyring(KeyringChange::AddService(service)),
+            Err(error) => refusal_of(error.code, &format!("{}: {error} ({})", error.code, error.remedy)),
+        },
         Request::KeyringRemoveSlot { slot, in_use_too } => {
             keyring(KeyringChange::RemoveSlot { slot, in_use_too })
         }
@@ -456,6 +469,9 @@ pub(crate) mod tests {
                 KeyringChange::None | KeyringChange::NewDataKey => {}
                 KeyringChange::AddKey(path) => slots.push(slot(&path.display().to_string(), "key", false)),
                 KeyringChange::AddPassphrase(_) => slots.push(slot("11ee", "passphrase", false)),
+                KeyringChange::AddService(service) => {
+                    slots.push(slot("22dd", service.service().name(), false));
+                }
                 KeyringChange::RemoveSlot { slot, in_use_too } => {
                     let message = format!("E_SLOT_LAST: {slot} {in_use_too}");
                     return Err(KeyringRefused { code: "E_SLOT_LAST", message });

@@ -10,14 +10,15 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::limits::PASSPHRASE_BYTES_MAX;
-use crate::seal::{Credential, random};
+use crate::seal::key_service::ServiceError;
+use crate::seal::{self, Credential, random};
 use crate::store::{
     StoreError, kek_from_bytes, kek_from_credential, kek_from_file, kek_from_text, passphrase_from_bytes,
     passphrase_from_file,
 };
 
 use super::at_rest::{KekSource, STORE_FILE};
-use super::{key_command, prompt};
+use super::{key_command, key_service, prompt};
 
 /// How long a command may take to print the key.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +39,9 @@ pub enum KeyError {
         /// what to do
         remedy: &'static str,
     },
+    /// The service that keeps it does not give it.
+    #[error("{code}: {0} ({remedy})", code = .0.code, remedy = .0.remedy)]
+    Service(#[from] ServiceError),
     /// A new one cannot be kept.
     #[error("cannot make a key for data at rest at {}: {reason}; set at_rest.kek.file or make the folder writable", path.display())]
     NotMade {
@@ -73,6 +77,17 @@ pub(super) fn load(source: &KekSource, data_dir: &Path) -> Result<Credential, Ke
             Credential::Passphrase(passphrase_from_bytes(&format!("descriptor {number}"), &bytes)?)
         }
         KekSource::PassphrasePrompt => Credential::Passphrase(typed(!data_dir.join(STORE_FILE).exists())?),
+        KekSource::Service(place) => {
+            if let Some(path) = place.secret_file() {
+                warn_of_one_disk(path, data_dir);
+            }
+            let service = key_service::connect(place)?;
+            if !data_dir.join(STORE_FILE).exists() {
+                // Before anything is made that nobody could open.
+                seal::key_service::probe(service.as_ref())?;
+            }
+            Credential::Service(service)
+        }
         KekSource::Generate { path } => {
             make(path).map_err(|reason| KeyError::NotMade { path: path.clone(), reason })?;
             tracing::warn!(

@@ -13,6 +13,7 @@ pub(super) fn change(store: &Store, change: KeyringChange) -> Result<KeyringView
         // Read by the broker, so that a key which it could not read at its next start is refused now.
         KeyringChange::AddKey(path) => kek_from_file(&path).and_then(|kek| store.add_slot(kek.into())),
         KeyringChange::AddPassphrase(passphrase) => store.add_slot(Credential::Passphrase(passphrase)),
+        KeyringChange::AddService(service) => store.add_slot(Credential::Service(service)),
         KeyringChange::RemoveSlot { slot, in_use_too } => store.remove_slot(&slot, in_use_too),
         KeyringChange::NewDataKey => store.rotate_data_key(),
     };

@@ -11,6 +11,7 @@ pub mod error;
 pub mod hardening;
 pub mod healthcheck;
 mod key_command;
+pub mod key_service;
 mod key_source;
 mod keyring;
 pub mod keys;
@@ -18,6 +19,8 @@ pub mod listeners;
 pub mod logging;
 mod measure;
 mod picture;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 pub mod prompt;
 pub mod raw_config;
 pub mod run;

@@ -160,8 +160,19 @@ pub enum KeyringVerb {
 
 /// Where the new key comes from; never the command line itself.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
 pub struct NewSlot {
+    /// One of them.
+    #[command(flatten)]
+    pub source: SlotSource,
+    /// With `--pkcs11`.
+    #[command(flatten)]
+    pub token: TokenFlags,
+}
+
+/// What will open the slot.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct SlotSource {
     /// A key file that the broker can read (32 bytes, 64 hex digits or base64)
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
@@ -174,6 +185,26 @@ pub struct NewSlot {
     /// A passphrase from an inherited descriptor; 0 is standard input
     #[arg(long, value_name = "NUMBER")]
     pub passphrase_fd: Option<u32>,
+    /// A key that stays in a token: with --module, --token, --label and --pin-file
+    #[arg(long, requires_all = ["module", "token", "label", "pin_file"])]
+    pub pkcs11: bool,
+}
+
+/// Which key of which token.
+#[derive(Debug, Args)]
+pub struct TokenFlags {
+    /// The token's PKCS#11 module, as the broker sees it
+    #[arg(long, value_name = "FILE", requires = "pkcs11")]
+    pub module: Option<PathBuf>,
+    /// The token's label
+    #[arg(long, value_name = "LABEL", requires = "pkcs11")]
+    pub token: Option<String>,
+    /// The key's label
+    #[arg(long, value_name = "LABEL", requires = "pkcs11")]
+    pub label: Option<String>,
+    /// A file with the token's PIN that only the broker can read
+    #[arg(long, value_name = "FILE", requires = "pkcs11")]
+    pub pin_file: Option<PathBuf>,
 }
 
 // A hundred years are as good as for ever, and fit every clock.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -13,6 +13,7 @@ use super::listing;
 use super::verbs::{ask_with, prelude};
 use crate::limits::PASSPHRASE_BYTES_MAX;
 use crate::server::control::Request;
+use crate::server::key_service::{ServicePlace, TokenPlace};
 use crate::server::prompt;
 
 const SLOT_COLUMNS: [&str; 5] = ["id", "type", "state", "in_use", "cost"];
@@ -55,12 +56,15 @@ pub(super) async fn run(verb: &KeyringVerb, common: &Common, out: &mut dyn Write
 
 /// The request, and the passphrase that goes with it.
 fn new_slot(new: &NewSlot) -> Result<(Request, Zeroizing<Vec<u8>>), Failure> {
-    if let Some(file) = &new.key_file {
-        let file =
-            std::path::absolute(file).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?;
-        return Ok((Request::KeyringAddKey { file }, Zeroizing::new(Vec::new())));
+    let nothing = Zeroizing::new(Vec::new());
+    if let Some(place) = service(new)? {
+        return Ok((Request::KeyringAddService { place }, nothing));
     }
-    let passphrase = match (&new.passphrase_file, new.passphrase_fd) {
+    let source = &new.source;
+    if let Some(file) = &source.key_file {
+        return Ok((Request::KeyringAddKey { file: absolute(file)? }, nothing));
+    }
+    let passphrase = match (&source.passphrase_file, source.passphrase_fd) {
         (Some(file), _) => from_file(file)?,
         (None, Some(0)) => one_line(&"standard input", io::stdin().lock())?,
         (None, Some(number)) => from_descriptor(number)?,
@@ -77,6 +81,23 @@ fn new_slot(new: &NewSlot) -> Result<(Request, Zeroizing<Vec<u8>>), Failure> {
         return Err(Failure::Usage("a passphrase is one line".into()));
     }
     Ok((Request::KeyringAddPassphrase, passphrase))
+}
+
+/// The service that is to keep the new slot's key, if one was named.
+fn service(new: &NewSlot) -> Result<Option<ServicePlace>, Failure> {
+    let token = &new.token;
+    let (true, Some(module), Some(name), Some(label)) =
+        (new.source.pkcs11, &token.module, &token.token, &token.label)
+    else {
+        return Ok(None);
+    };
+    let pin_file = token.pin_file.as_deref().map(absolute).transpose()?;
+    let (module, token, label) = (absolute(module)?, name.clone(), label.clone());
+    Ok(Some(ServicePlace::Pkcs11(TokenPlace { module, token, label, pin_file, pin: None })))
+}
+
+fn absolute(file: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(file).map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))
 }
 
 fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {

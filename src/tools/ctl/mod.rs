@@ -88,7 +88,7 @@ fn broker_exit_code(error: &server::Error) -> u8 {
         server::Error::ControlRefused { code, .. } if code == Refusal::Unhealthy.code() => exit::UNAVAILABLE,
         // What was asked for does not fit the keyring, or the key cannot be used.
         server::Error::ControlRefused { code, .. }
-            if ["E_SLOT", "E_KEK_", "E_NO_KEYRING"].iter().any(|fault| code.starts_with(fault)) =>
+            if KEYRING_FAULTS.iter().any(|fault| code.starts_with(fault)) =>
         {
             exit::DATA
         }
@@ -98,6 +98,10 @@ fn broker_exit_code(error: &server::Error) -> u8 {
         _ => exit::SOFTWARE,
     }
 }
+
+/// Beginnings of the codes of what was asked of a keyring and cannot be.
+const KEYRING_FAULTS: [&str; 6] =
+    ["E_SLOT", "E_KEK_", "E_NO_KEYRING", "E_KEY_SERVICE", "E_PKCS11", "E_VAULT"];
 
 /// Runs one command line, the program's name first, and gives its exit code. Needs a tokio runtime with I/O and time.
 pub async fn run(command_line: Vec<OsString>, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
