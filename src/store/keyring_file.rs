@@ -23,6 +23,8 @@ const STATE_OPENS: u8 = 2;
 pub(super) struct KeyringFile {
     dir: PathBuf,
     ring: Keyring,
+    /// The highest generation that a copy on the disk may have: a write that failed may have reached one of them.
+    tried: u64,
 }
 
 impl KeyringFile {
@@ -39,7 +41,7 @@ impl KeyringFile {
     ) -> Result<KeyringFile, StoreError> {
         let key = SlotKey::new(credential, Cost::DEFAULT).map_err(|e| StoreError::slot_key(dir, e))?;
         let ring = Keyring::create(&key, store).map_err(|e| StoreError::system(dir, e))?;
-        let file = KeyringFile { dir: dir.to_path_buf(), ring };
+        let file = KeyringFile { dir: dir.to_path_buf(), tried: ring.generation, ring };
         file.write(Some(&key))?;
         Ok(file)
     }
@@ -85,7 +87,7 @@ impl KeyringFile {
             KeyringError::Argon2(_) | KeyringError::Service(_) => StoreError::slot_key(dir, e),
             e => StoreError::KeyringCorrupt { dir: dir.to_path_buf(), detail: e.to_string() },
         })?;
-        Ok(KeyringFile { dir: dir.to_path_buf(), ring })
+        Ok(KeyringFile { dir: dir.to_path_buf(), tried: ring.generation, ring })
     }
 
     pub(super) fn ring(&self) -> &Keyring {
@@ -107,7 +109,7 @@ impl KeyringFile {
     ) -> Result<Arc<Key>, StoreError> {
         let dek = Dek::generate().map_err(|e| StoreError::system(&self.dir, e))?;
         // One key per generation, so an id is never used twice, even after its key was dropped.
-        let key_id = u32::try_from(self.ring.generation + 1)
+        let key_id = u32::try_from(self.tried + 1)
             .map_err(|_| StoreError::system(&self.dir, "data key ids are used up"))?;
         let key = Arc::new(Key::data(key_id, &dek));
         let sealing = |entry: &KeyEntry| entry.state == STATE_SEALS;
@@ -208,13 +210,16 @@ impl KeyringFile {
         StoreError::system(&self.dir, reason)
     }
 
-    /// The next generation, in both copies.
+    /// The next generation, in both copies. No number stands for two contents, or one of them could be put in the
+    /// place of the other.
     fn advance(&mut self, new: Option<&SlotKey>) -> Result<(), StoreError> {
-        self.ring.generation += 1;
+        let before = self.ring.generation;
+        self.tried += 1;
+        self.ring.generation = self.tried;
         let written = self.write(new);
         if written.is_err() {
             // The commit row must not name a generation that may not be on the disk.
-            self.ring.generation -= 1;
+            self.ring.generation = before;
         }
         written
     }
@@ -364,6 +369,23 @@ mod tests {
         file.add_slot(&slot(50)).unwrap();
         assert!(file.remove_slot(&hex(&slot(50).slot_id())[..6], false).is_ok());
         assert_eq!(file.drop_data_keys(|_| false).unwrap(), [2]);
-        assert_eq!(facts(&KeyringFile::open(dir.path(), &kek()).unwrap()).0, 6);
+        assert_eq!(facts(&KeyringFile::open(dir.path(), &kek()).unwrap()).0, 9);
+    }
+
+    /// The generation was taken back after a failed write, and the next write had the same one. The first copy of the
+    /// failed one could then be put in the place of a keyring from which a slot had been removed, and nobody noticed.
+    #[test]
+    fn a_write_that_failed_half_way_shares_its_generation_with_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
+        file.add_slot(&slot(50)).unwrap();
+        fs::create_dir_all(dir.path().join("keyring.mirror.tmp/x")).unwrap();
+        assert!(file.add_slot(&slot(100)).is_err());
+        fs::remove_dir_all(dir.path().join("keyring.mirror.tmp")).unwrap();
+        assert_eq!((generation(dir.path()).unwrap(), file.ring().generation), (3, 2), "one copy was written");
+        file.remove_slot(&hex(&slot(50).slot_id()), false).unwrap();
+        assert_eq!((generation(dir.path()).unwrap(), file.ring().generation), (4, 4));
+        let key = file.next_data_key(1, |_| true).unwrap().id;
+        assert_eq!((key, file.ring().generation), (5, 5));
     }
 }
