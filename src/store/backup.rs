@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
+use super::anchor::ANCHOR_FILE;
 use super::error::StoreError;
 use super::keyring_file::COPIES;
 use super::open::DATABASE_DIR;
@@ -23,9 +24,6 @@ use crate::seal::keyring::SealedKeyring;
 
 /// The note in a backup: what it is a copy of. Nothing reads it but people and scripts.
 pub const BACKUP_FILE: &str = "SEALMQ_BACKUP";
-
-/// How far the store had come; copied before the database, so that the copy is never behind it.
-const ANCHOR_FILE: &str = "anchor";
 
 /// Copies of the database that are made before giving up, because the keyring changed during each.
 const ATTEMPTS_MAX: usize = 3;
@@ -73,14 +71,16 @@ impl Store {
 
     fn copy(&self, rocks: &Arc<Rocks>, dir: &Path, mut between: impl FnMut()) -> Result<Backup, StoreError> {
         let commit_seq = self.core.counters.commit_seq.load(Ordering::Relaxed);
-        copy_small(&self.dir, dir, ANCHOR_FILE)?;
+        // Before the database, so that the copy is never behind it; from wherever the store has it.
+        copy_small(&self.anchor, dir, ANCHOR_FILE)?;
         let database = dir.join(DATABASE_DIR);
         let mut ring = self.ring()?;
         for attempt in 1.. {
             rocks.checkpoint(&database)?;
             between();
             let after = self.ring()?;
-            if generation(&ring) == generation(&after) {
+            // Not by the generation: what a failed write left may be there without being in use.
+            if ring == after {
                 break;
             }
             if attempt == ATTEMPTS_MAX {
@@ -110,7 +110,7 @@ impl Store {
         });
         files::replace(dir, BACKUP_FILE, format!("{note:#}\n").as_bytes(), |_| Ok(()))?;
         files::sync_dir(&database)?;
-        copy_small(&self.dir, dir, DESCRIPTOR_FILE)?;
+        copy_small(&self.dir.join(DESCRIPTOR_FILE), dir, DESCRIPTOR_FILE)?;
         dir.parent().map_or(Ok(()), files::sync_dir)?;
         Ok(made)
     }
@@ -143,12 +143,34 @@ fn generation(ring: &Option<Ring>) -> u64 {
     ring.as_ref().map_or(0, |(generation, _)| *generation)
 }
 
-/// Copies a small file if there is one.
+/// Copies a small file, if there is one, into a folder.
 fn copy_small(from: &Path, to: &Path, name: &str) -> Result<(), StoreError> {
-    match files::read(&from.join(name))? {
+    match files::read(from)? {
         Some(bytes) => files::replace(to, name, &bytes, |_| Ok(())),
         None => Ok(()),
     }
+}
+
+/// Whether others than root, the broker's user and its groups may rename or remove entries of a folder; its path, and why.
+fn others_may_rename_in(folder: &Path) -> Option<(String, String)> {
+    const STICKY: u32 = 0o1000;
+    let why = match fs::metadata(folder) {
+        Err(e) => e.to_string(),
+        Ok(facts) => {
+            let (uid, gid, mode) = (facts.uid(), facts.gid(), facts.mode());
+            let is_ours = uid == 0 || uid == rustix::process::geteuid().as_raw();
+            // Who shares a group with the broker, as on the volumes of a pod, was put there by its operator.
+            let own_groups = rustix::process::getgroups().unwrap_or_default();
+            let shares = gid == rustix::process::getegid().as_raw()
+                || own_groups.iter().any(|own| own.as_raw() == gid);
+            let others = if shares { 0o002 } else { 0o022 };
+            if is_ours && (mode & others == 0 || mode & STICKY != 0) {
+                return None;
+            }
+            format!("user {uid}, group {gid}, mode {:04o}", mode & 0o7777)
+        }
+    };
+    Some((folder.display().to_string(), why))
 }
 
 /// All files below a folder together, in bytes.
@@ -197,10 +219,20 @@ impl Target {
         if parent.starts_with(fs::canonicalize(data).map_err(failed)?) {
             return Err(refused("it lies in the data directory".into()));
         }
+        // Who can put something else in the folder's place would choose where the broker writes, and what it removes
+        // when it fails.
+        if let Some((place, owner)) = parent.ancestors().find_map(others_may_rename_in) {
+            return Err(refused(format!(
+                "others than the broker's user may rename what is in {place} ({owner})"
+            )));
+        }
         let is_new = match fs::symlink_metadata(dir) {
             Err(e) if e.kind() == ErrorKind::NotFound => true,
             Err(e) => return Err(failed(e)),
             Ok(facts) if !facts.is_dir() => return Err(refused("it is no folder".into())),
+            Ok(facts) if facts.uid() != rustix::process::geteuid().as_raw() => {
+                return Err(refused(format!("it belongs to user {}", facts.uid())));
+            }
             Ok(_) if fs::read_dir(dir).map_err(failed)?.next().is_some() => {
                 return Err(refused("it is not empty".into()));
             }

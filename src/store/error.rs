@@ -450,7 +450,7 @@ impl StoreError {
             StoreError::System { .. } => "check the limits of the process and its system call filter",
             StoreError::Stopped { .. } => "check the disk, then restart; what was confirmed is kept",
             StoreError::BackupTarget { .. } => {
-                "name a folder outside the data directory that is empty or does not exist, in one that the broker may write to"
+                "name a folder outside the data directory that is empty or does not exist, in one that the broker may write to and in which only its user and root may rename"
             }
             StoreError::BackupBusy { .. } => "try again when it is over",
             StoreError::Stuck { .. } => "check the disk: it does not complete a synced write",

@@ -106,6 +106,8 @@ pub struct Store {
     /// The committer's; gone when it has ended.
     rocks: Weak<rocks::Rocks>,
     dir: PathBuf,
+    /// Where its anchor lies.
+    anchor: PathBuf,
     mode: Mode,
     store: [u8; 16],
     padding: Padding,

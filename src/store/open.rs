@@ -42,11 +42,12 @@ struct Identity {
 
 pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
     let (dir, mode, padding) = (options.dir.clone(), options.mode, options.padding);
+    let anchor = options.anchor.clone().unwrap_or_else(|| dir.join(ANCHOR_FILE));
     let (committer, recovered, store) = prepare(options)?;
     let (core, rocks) = (Arc::clone(&committer.core), Arc::downgrade(&committer.rocks));
     start(&dir, &core, committer)?;
     warn_of_quarantine(&recovered);
-    Ok((Arc::new(Store { core, rocks, dir, mode, store, padding }), recovered))
+    Ok((Arc::new(Store { core, rocks, dir, anchor, mode, store, padding }), recovered))
 }
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.

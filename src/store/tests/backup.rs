@@ -225,3 +225,77 @@ fn a_backup_is_its_owners_alone_and_no_store_before_it_is_complete() {
     let refused = try_open(&place, Mode::Sealed, Some(kek())).err().unwrap();
     assert_eq!(refused.code(), "E_STORE_MISSING");
 }
+
+/// Two contents of the keyring could have one generation, after a write that had failed half way. A backup that began
+/// between the two took the one without the newest data key, for it compared generations.
+#[test]
+fn a_backup_opens_even_if_a_keyring_that_is_not_in_use_lies_there_when_it_begins() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, _) = open(dir.path());
+    wait(&store, put_range(&store, QUEUE, 1..=3));
+    fs::create_dir_all(dir.path().join("keyring.mirror.tmp/in the way")).unwrap();
+    assert_eq!(store.rotate_data_key().unwrap_err().code(), "E_STORE_IO");
+    fs::remove_dir_all(dir.path().join("keyring.mirror.tmp")).unwrap();
+    let rotate = || {
+        if store.keyring().unwrap().keys.len() == 1 {
+            store.rotate_data_key().unwrap();
+            wait(&store, put_range(&store, QUEUE, 4..=6));
+        }
+    };
+    let made = store.backup_and(&target.path().join("backup"), rotate).unwrap();
+    let (_copy, recovered) = open(&made.dir);
+    assert_eq!(seqs(&recovered, QUEUE), [1, 2, 3, 4, 5, 6]);
+}
+
+/// The anchor was looked for in the data directory only, so the backup of a store with its anchor elsewhere had none, and
+/// was refused wherever it was put.
+#[test]
+fn a_backup_has_the_anchor_wherever_the_store_has_it() {
+    let (dir, target, elsewhere) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let anchor = Some(elsewhere.path().join("the anchor"));
+    let options = |dir: &Path| OpenOptions {
+        anchor: anchor.clone(),
+        ..OpenOptions::new(dir, Mode::Sealed, Some(kek().into()))
+    };
+    let (store, _) = Store::open(options(dir.path())).unwrap();
+    wait(&store, put_range(&store, QUEUE, 1..=3));
+    let made = store.backup(&target.path().join("backup")).unwrap();
+    wait(&store, put_range(&store, QUEUE, 4..=4));
+    store.close().unwrap();
+    drop(store);
+    // Beside the anchor that outlived it, it is what it is: older.
+    let refused = Store::open(options(copied(&made.dir).path())).map(drop).unwrap_err();
+    assert_eq!(refused.code(), "E_STORE_ROLLBACK");
+    let (_copy, recovered) = open(&made.dir);
+    assert_eq!(seqs(&recovered, QUEUE), [1, 2, 3]);
+}
+
+/// Whoever owned the folder, or one above it, could put a link in its place meanwhile: the broker then wrote where the link
+/// led, and when it failed removed all that was there.
+#[test]
+fn refuses_a_folder_that_others_can_exchange() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, _) = open(dir.path());
+    let shared = target.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::create_dir(shared.join("in")).unwrap();
+    let refused = |place: &Path| {
+        let error = store.backup(place).unwrap_err();
+        assert_eq!(error.code(), "E_BACKUP_TARGET");
+        error.to_string()
+    };
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    for place in [shared.join("new"), shared.join("in/new"), shared.join("in")] {
+        assert!(refused(&place).contains("may rename what is in"), "{}", place.display());
+    }
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    store.backup(&shared.join("sticky")).unwrap();
+    // Only root can give a folder away.
+    if rustix::process::geteuid().is_root() {
+        fs::create_dir(shared.join("theirs")).unwrap();
+        std::os::unix::fs::chown(shared.join("theirs"), Some(65_533), None).unwrap();
+        assert!(refused(&shared.join("theirs")).contains("it belongs to user 65533"));
+        assert!(refused(&shared.join("theirs/new")).contains("user 65533"));
+    }
+}
