@@ -1,7 +1,6 @@
 //! Fetches the key-encryption key or the passphrase from where the configuration says, or makes a key where it may.
 //! Their own checks (mode, length, owner) are the store's; nothing here prints them.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ use crate::store::{
 };
 
 use super::at_rest::{KekSource, STORE_FILE};
-use super::{key_command, key_service, prompt};
+use super::{descriptor, key_command, key_service, prompt};
 
 /// How long a command may take to print the key.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,12 +103,11 @@ pub(super) fn load(source: &KekSource, data_dir: &Path) -> Result<Credential, Ke
 /// A key in one of its forms with a line end, and room to see that there is more.
 const KEY_BYTES_MAX: usize = 128;
 
-/// Reads an inherited descriptor to its end. It is opened anew by its number, which a pipe, a file and a memfd of this
-/// user permit; the descriptor itself stays open, read to its end.
+/// Reads an inherited descriptor to its end. The descriptor itself stays open.
 fn inherited(number: u32, name: &str, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max + 1));
-    let path = format!("/proc/self/fd/{number}");
-    let read = File::open(path).and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes));
+    let file = descriptor::inherited(number);
+    let read = file.and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut bytes));
     match read {
         Ok(0) => Err(std::io::Error::other("it is empty")),
         Ok(_) => Ok(bytes),
@@ -200,6 +198,7 @@ fn make(path: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     fn load(source: &KekSource) -> Result<Credential, KeyError> {
         super::load(source, Path::new("/nowhere"))

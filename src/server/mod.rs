@@ -6,6 +6,7 @@
 pub mod at_rest;
 pub mod config;
 pub mod control;
+pub mod descriptor;
 pub mod environment;
 pub mod error;
 pub mod hardening;

@@ -14,7 +14,7 @@ use super::verbs::{ask_with, prelude};
 use crate::limits::PASSPHRASE_BYTES_MAX;
 use crate::server::control::Request;
 use crate::server::key_service::{ServicePlace, TokenPlace};
-use crate::server::prompt;
+use crate::server::{descriptor, prompt};
 
 const SLOT_COLUMNS: [&str; 5] = ["id", "type", "state", "in_use", "cost"];
 const KEY_COLUMNS: [&str; 4] = ["id", "state", "age_seconds", "records"];
@@ -114,11 +114,10 @@ fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     one_line(&name, file)
 }
 
-/// Opened anew by its number, which a pipe and a file permit.
 fn from_descriptor(number: u32) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let path = format!("/proc/self/fd/{number}");
-    let file = std::fs::File::open(&path).map_err(|e| unreadable(&path, &e))?;
-    one_line(&path, file)
+    let name = format!("descriptor {number}");
+    let file = descriptor::inherited(number).map_err(|e| unreadable(&name, &e))?;
+    one_line(&name, file)
 }
 
 fn one_line(name: &dyn Display, from: impl Read) -> Result<Zeroizing<Vec<u8>>, Failure> {
