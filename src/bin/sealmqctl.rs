@@ -4,6 +4,8 @@ use std::io::{BufWriter, Write, stderr, stdout};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // A new passphrase may pass through it. What is refused leaves it as any other program is.
+    let _ = sealmq::server::hardening::apply();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -173,12 +173,12 @@ impl RootKey {
     }
 }
 
-/// HMAC-SHA256 over the anchor's slots, set up once because each commit needs it.
-pub struct AnchorKey(Hmac<Sha256>);
+/// HMAC-SHA256 over the anchor's slots, set up once because each commit needs it. Its state is as good as the key.
+pub struct AnchorKey(Locked<Hmac<Sha256>>);
 
 impl AnchorKey {
     fn new(key: &Secret<64>) -> AnchorKey {
-        AnchorKey(<Hmac<Sha256> as KeyInit>::new(key.expose().into()))
+        AnchorKey(Locked::new(|| <Hmac<Sha256> as KeyInit>::new(key.expose().into())))
     }
 
     /// A key that everybody knows, for a plain store: the tag is a checksum then, and keeps nobody out.
@@ -188,9 +188,11 @@ impl AnchorKey {
 
     /// The tag of a slot's bytes.
     pub fn tag(&self, bytes: &[u8]) -> [u8; 32] {
-        let mut mac = self.0.clone();
-        mac.update(bytes);
-        mac.finalize().into_bytes().into()
+        on_clean_stack(|| {
+            let mut mac = (*self.0).clone();
+            mac.update(bytes);
+            mac.finalize().into_bytes().into()
+        })
     }
 
     /// Whether `tag` is that of `bytes`; in constant time.
@@ -280,8 +282,24 @@ mod tests {
         };
     }
 
-    never_copied_nor_shown!(Secret<32>, Kek, RootKey, Dek);
+    never_copied_nor_shown!(Secret<32>, Kek, RootKey, Dek, AnchorKey);
     never_copied_nor_shown!(xaes::Xaes, xaes::SubKey, record::Key, record::Sealer, record::Opener, Multiset);
+
+    /// The anchor's key was an HMAC state that moved with the committer, and each move left a copy on a stack.
+    #[test]
+    fn moving_a_key_moves_a_pointer() {
+        let sizes = [
+            size_of::<Secret<32>>(),
+            size_of::<Kek>(),
+            size_of::<RootKey>(),
+            size_of::<Dek>(),
+            size_of::<AnchorKey>(),
+            size_of::<xaes::Xaes>(),
+            size_of::<xaes::SubKey>(),
+            size_of::<Multiset>(),
+        ];
+        assert_eq!(sizes, [size_of::<usize>(); 8]);
+    }
 
     #[test]
     fn keys_of_one_root_differ_by_purpose() {

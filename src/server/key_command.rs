@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 const OUTPUT_BYTES_MAX: usize = 128;
 /// What of its complaints is kept for the log.
 const COMPLAINT_BYTES_MAX: usize = 1024;
+/// A word as long as this may be a secret: a key in base64 has 43 characters and more, tokens have more than 24.
+const SECRET_BYTES_MIN: usize = 24;
 
 /// What is known of a program so far; in whatever order it becomes known.
 #[derive(Default)]
@@ -108,13 +110,31 @@ fn read(
 }
 
 fn report(program: &str, outcome: &Outcome) {
-    let complaint = outcome.complaint.as_deref().unwrap_or_default();
     let printed = outcome.output.as_ref().map(|output| output.trim_ascii()).unwrap_or_default();
-    let shows_key = !printed.is_empty() && complaint.windows(printed.len()).any(|part| part == printed);
-    if !complaint.is_empty() && !shows_key {
-        let text: String = complaint.escape_ascii().map(char::from).collect();
+    if let Some(text) = loggable(outcome.complaint.as_deref().unwrap_or_default(), printed) {
         tracing::warn!(program, stderr = text, "the key's command said");
     }
+}
+
+/// What may be shown of a complaint: nothing when it holds what was printed, and no word that could be a key or a token,
+/// which a program may well show when it fails.
+fn loggable(complaint: &[u8], printed: &[u8]) -> Option<String> {
+    let shows_key = !printed.is_empty() && complaint.windows(printed.len()).any(|part| part == printed);
+    if complaint.is_empty() || shows_key {
+        return None;
+    }
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=_-.".contains(byte);
+    let runs = complaint.chunk_by(|one, next| is_word(one) == is_word(next));
+    let is_secret = |run: &[u8]| {
+        run.contains(&b'=') || run.split(|byte| *byte == b'/').any(|part| part.len() >= SECRET_BYTES_MIN)
+    };
+    let shown = runs.map(|run| match run {
+        [b'/', ..] if !is_secret(run) => run.escape_ascii().to_string(),
+        [first, ..] if is_word(first) && run.len() >= SECRET_BYTES_MIN => "[a long word]".to_owned(),
+        [first, ..] if !is_word(first) && !run.is_ascii() => "[bytes]".to_owned(),
+        _ => run.escape_ascii().to_string(),
+    });
+    Some(shown.collect())
 }
 
 #[cfg(test)]
@@ -140,6 +160,28 @@ mod tests {
         assert!(shell("printf 0123; exit 3", LONG).unwrap_err().contains("exit status: 3"));
         assert!(shell("kill -9 $$", LONG).unwrap_err().contains("signal: 9"));
         assert!(output_of(&["/no/such/program".into()], LONG).unwrap_err().contains("cannot be started"));
+    }
+
+    /// A command that failed after it had shown the key on its standard error, and nothing on its standard output, had the
+    /// key written into the broker's log.
+    #[test]
+    fn what_it_complains_of_is_logged_without_what_may_be_a_key_or_a_token() {
+        let hex = "0123456789abcdef".repeat(4);
+        let said = |text: String| loggable(text.as_bytes(), b"").unwrap();
+        assert_eq!(said(format!("got {hex}, no use")), "got [a long word], no use");
+        assert_eq!(said("token=hvs.CAESIJqXk-3vq_ZbT0Yx1w9".into()), "[a long word]");
+        assert_eq!(
+            said("/usr/lib/a/long/path/to/somewhere: not found".into()),
+            "/usr/lib/a/long/path/to/somewhere: not found"
+        );
+        assert_eq!(
+            said(format!("/{}=", "aB/9".repeat(10))),
+            "[a long word]",
+            "base64 that begins as a path does"
+        );
+        assert_eq!(loggable(b"raw \xfe\xff\x00\xfd!", b"").unwrap(), "raw[bytes]");
+        assert_eq!(loggable(b"vault: sealed\n", b"").unwrap(), "vault: sealed\\n");
+        assert_eq!((loggable(b"it is 0123", b"0123"), loggable(b"", b"")), (None, None));
     }
 
     #[test]

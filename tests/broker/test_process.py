@@ -1,9 +1,12 @@
 """What the broker's process takes from itself, and what a crash of it leaves behind."""
 
+import array
+import fcntl
 import os
 import resource
 import signal
 import subprocess
+import termios
 
 import pytest
 
@@ -21,6 +24,28 @@ def test_it_can_gain_no_privileges_write_no_core_and_make_no_file_for_others(nat
     assert status["NoNewPrivs"] == ["1"]
     assert status["Umask"] == ["0077"]
     assert facts(broker.process.pid, "limits")["Max core file size"][:2] == ["0", "0"]
+
+
+def test_the_tool_that_takes_a_passphrase_writes_no_core_either(native):
+    broker = native()
+    command = [broker.binaries / "sealmqctl", "--socket", broker.folder / "ctl.sock", "keyring", "add-slot", "--passphrase-fd", "0"]
+    tool = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # Once it has taken the line out of the pipe it waits for the rest, and has done what it does first.
+    tool.stdin.write(b"correct horse battery staple")
+    tool.stdin.flush()
+    while fionread(tool.stdin):
+        os.sched_yield()
+    assert facts(tool.pid, "status")["NoNewPrivs"] == ["1"]
+    assert facts(tool.pid, "limits")["Max core file size"][:2] == ["0", "0"]
+    tool.communicate(timeout=120)
+    assert tool.returncode == 0
+
+
+def fionread(pipe):
+    """Bytes that nobody has taken out of a pipe yet."""
+    waiting = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+    return waiting[0]
 
 
 def dumped(process):
