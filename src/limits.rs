@@ -175,3 +175,10 @@ pub const KEYRING_CHANGE_SECONDS_MAX: u64 = 30;
 
 /// Most bytes that a key service may make of a slot's key; Vault makes 90 of it, a token 60.
 pub const KEY_SERVICE_BLOB_BYTES_MAX: usize = 4096;
+
+/// Faults that an audit of a store keeps with their places; more are counted only. A store in ruins must not need
+/// memory for each of its messages.
+pub const AUDIT_FAULTS_MAX: usize = 10_000;
+
+/// Records that an audit opens between two reports of how far it has come.
+pub const AUDIT_PROGRESS_RECORDS: u64 = 4096;

@@ -91,6 +91,8 @@ pub(super) struct Demand {
     found: Found,
     /// The commit that the operator accepts as the newest.
     accept: Option<u64>,
+    /// One slot is damaged, the other is used: a write that was cut short, or rot.
+    pub(super) has_damaged_slot: bool,
 }
 
 impl Demand {
@@ -104,7 +106,9 @@ impl Demand {
         key: &AnchorKey,
         accept: Option<u64>,
     ) -> Result<Demand, StoreError> {
-        let Some(bytes) = content(&path)? else { return Ok(Demand { path, found: Found::Missing, accept }) };
+        let Some(bytes) = content(&path)? else {
+            return Ok(Demand { path, found: Found::Missing, accept, has_damaged_slot: false });
+        };
         let slots = SLOT_PLACES.map(|at| {
             let at = at as usize;
             bytes.get(at..at + SLOT_BYTES).map_or(Slot::Damaged, |slot| read_slot(slot, store, key))
@@ -117,13 +121,14 @@ impl Demand {
         if newest.is_none() && slots.contains(&Slot::OfAnotherStore) {
             return Err(StoreError::AnchorForeign { path });
         }
-        if newest.is_some() && slots.iter().any(|slot| !matches!(slot, Slot::Mark(_))) {
+        let has_damaged_slot = newest.is_some() && slots.iter().any(|slot| !matches!(slot, Slot::Mark(_)));
+        if has_damaged_slot {
             tracing::warn!(
                 "one of the two slots of the anchor {} is damaged; the other is used",
                 path.display()
             );
         }
-        Ok(Demand { found: newest.map_or(Found::Damaged, Found::Mark), path, accept })
+        Ok(Demand { found: newest.map_or(Found::Damaged, Found::Mark), path, accept, has_damaged_slot })
     }
 
     pub(super) fn is_missing(&self) -> bool {

@@ -40,7 +40,7 @@ pub(super) struct Descriptor {
     format: u32,
     pub(super) mode: Mode,
     store_uuid: String,
-    created: String,
+    pub(super) created: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hmac: Option<String>,
 }
@@ -98,7 +98,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn uuid_text(store: &[u8; 16]) -> String {
+pub(super) fn uuid_text(store: &[u8; 16]) -> String {
     let digits = hex(store);
     let part = |from: usize, to: usize| digits.get(from..to).unwrap_or_default();
     [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")

@@ -63,12 +63,12 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
 }
 
 /// A lock on a folder, given back when it is dropped.
-pub(super) struct FolderLock(File);
+pub(super) struct FolderLock(Option<File>);
 
 impl Drop for FolderLock {
     fn drop(&mut self) {
         // Closing alone would leave the lock to a process that was forked meanwhile. If this fails, so be it.
-        let _ = self.0.unlock();
+        let _ = self.0.take().map(|file| file.unlock());
     }
 }
 
@@ -85,7 +85,23 @@ pub(super) fn lock(dir: &Path, name: &str) -> Result<Option<FolderLock>, StoreEr
         .open(&path)
         .map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(FolderLock(file))),
+        Ok(()) => Ok(Some(FolderLock(Some(file)))),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
+
+/// Holds `dir/name` against whoever would lock it, without changing anything; `None` when somebody has it, and a
+/// lock on nothing when there is no such file, since nobody can have it then.
+pub(super) fn lock_shared(dir: &Path, name: &str) -> Result<Option<FolderLock>, StoreError> {
+    let path = dir.join(name);
+    let failed = |e| StoreError::io("lock", &path, e);
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Some(FolderLock(None))),
+        file => file.map_err(failed)?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(FolderLock(Some(file)))),
         Err(fs::TryLockError::WouldBlock) => Ok(None),
         Err(fs::TryLockError::Error(e)) => Err(failed(e)),
     }

@@ -90,6 +90,21 @@ impl KeyringFile {
         Ok(KeyringFile { dir: dir.to_path_buf(), tried: ring.generation, ring })
     }
 
+    /// Holds each copy against the open keyring: what is wrong with it, or which generation it is of.
+    pub(super) fn copies(&self) -> [(PathBuf, Result<u64, String>); 2] {
+        COPIES.map(|name| {
+            let path = self.dir.join(name);
+            let copy = match files::read(&path) {
+                Ok(None) => Err("it is missing".to_owned()),
+                Err(e) => Err(e.to_string()),
+                Ok(Some(bytes)) => SealedKeyring::parse(bytes)
+                    .and_then(|ring| ring.check(&self.ring.root, None).map(|()| ring.generation))
+                    .map_err(|e| e.to_string()),
+            };
+            (path, copy)
+        })
+    }
+
     pub(super) fn ring(&self) -> &Keyring {
         &self.ring
     }

@@ -18,12 +18,15 @@
 
 mod anchor;
 mod backup;
+mod audit;
+mod audit_records;
 mod blob_files;
 mod body;
 mod commit;
 mod committer;
 mod descriptor;
 mod error;
+mod fault;
 mod files;
 mod kek;
 mod key_admin;
@@ -34,6 +37,7 @@ mod layout;
 mod ledger;
 mod op;
 mod open;
+mod pieces;
 mod preflight;
 mod presence;
 mod record;
@@ -53,10 +57,12 @@ use std::time::{Duration, Instant};
 
 pub use crate::seal::padding::Padding;
 pub use backup::{BACKUP_FILE, Backup};
+pub use audit::{Audit, AuditCounts, AuditOptions, AuditedKeyring, CommitFacts, Progress, QueueFacts, audit};
 pub use body::SharedBody;
 pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
 pub use error::{CommitFailure, QueueFault, SlotRefusal, StoreError};
+pub use fault::Fault;
 pub use kek::{
     kek_from_bytes, kek_from_credential, kek_from_file, kek_from_text, line_from_file, passphrase_from_bytes,
     passphrase_from_file,

@@ -31,7 +31,7 @@ use crate::seal::multiset::Multiset;
 use crate::seal::nonce;
 use crate::seal::record::{Key, Opener, Sealer};
 
-const LOCK_FILE: &str = "store.lock";
+pub(super) const LOCK_FILE: &str = "store.lock";
 pub(super) const DATABASE_DIR: &str = "db";
 
 /// What a directory turned out to be.
@@ -105,7 +105,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     Ok((committer, restored.recovered, store))
 }
 
-fn counts(root: Option<&RootKey>) -> Counts {
+pub(super) fn counts(root: Option<&RootKey>) -> Counts {
     let sum = |key: Option<Secret<32>>| key.map_or_else(Multiset::public, |key| Multiset::new(&key));
     let ledger = Ledger::new(sum(root.map(RootKey::multiset)), root.is_some());
     Counts { ledger, presence: Presence::new(sum(root.map(RootKey::state))) }
@@ -141,7 +141,7 @@ fn database(
     if tail == Tail::Torn && !terms.is_new() {
         tracing::info!("an interrupted write: {said}");
         let torn = path.clone();
-        let rocks = watched(&path, limit, &said, move || Rocks::look(&torn))?;
+        let rocks = watched(&path, limit, &said, move || Rocks::look(&torn, Tail::Torn))?;
         if findings.is_deep {
             restore(terms, &rocks, opening, counts())?;
         } else {

@@ -236,6 +236,14 @@ impl std::fmt::Display for Findings {
 /// `E_CURRENT_CORRUPT`, `E_MANIFEST_CORRUPT`, `E_WAL_CORRUPT` with file and offset; `E_DB_MISSING` when there are
 /// files of a database without CURRENT.
 pub(super) fn check(database: &Path) -> Result<Option<Findings>, StoreError> {
+    check_each(database, Err)
+}
+
+/// The same, with each damage shown to `fault`, which says whether to go on.
+pub(super) fn check_each(
+    database: &Path,
+    mut fault: impl FnMut(StoreError) -> Result<(), StoreError>,
+) -> Result<Option<Findings>, StoreError> {
     let failed = |e| StoreError::io("read", database, e);
     let (mut logs, mut contents) = (Vec::new(), None);
     let folder = match std::fs::read_dir(database) {
@@ -264,10 +272,10 @@ pub(super) fn check(database: &Path) -> Result<Option<Findings>, StoreError> {
         };
     };
     let mut findings = Findings::default();
-    findings.is_deep |= findings.add(&manifest, "E_MANIFEST_CORRUPT")?;
+    findings.is_deep |= findings.add(&manifest, "E_MANIFEST_CORRUPT", &mut fault)?;
     let last = logs.last().map(|(number, _)| *number);
     for (number, path) in &logs {
-        let is_torn = findings.add(path, "E_WAL_CORRUPT")?;
+        let is_torn = findings.add(path, "E_WAL_CORRUPT", &mut fault)?;
         findings.is_deep |= is_torn && Some(*number) != last;
     }
     Ok(Some(findings))
@@ -275,13 +283,18 @@ pub(super) fn check(database: &Path) -> Result<Option<Findings>, StoreError> {
 
 impl Findings {
     /// Whether the log was cut short.
-    fn add(&mut self, path: &Path, code: &'static str) -> Result<bool, StoreError> {
+    fn add(
+        &mut self,
+        path: &Path,
+        code: &'static str,
+        fault: &mut impl FnMut(StoreError) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
         let failed = |e| StoreError::io("read", path, e);
         let corrupt =
             |offset, reason| StoreError::LogCorrupt { code, path: path.to_path_buf(), offset, reason };
         let file = match File::open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                return Err(corrupt(0, "it is missing, and CURRENT names it"));
+                return fault(corrupt(0, "it is missing, and CURRENT names it")).map(|()| false);
             }
             file => file.map_err(failed)?,
         };
@@ -289,7 +302,7 @@ impl Findings {
         self.bytes += file.metadata().map_err(failed)?.len();
         match check_log(file).map_err(failed)? {
             LogState::Whole => Ok(false),
-            LogState::Corrupt { offset, reason } => Err(corrupt(offset, reason)),
+            LogState::Corrupt { offset, reason } => fault(corrupt(offset, reason)).map(|()| false),
             LogState::Torn { offset } => {
                 self.tears.push(Tear { path: path.to_path_buf(), offset });
                 Ok(true)

@@ -14,10 +14,11 @@ use super::committer::Purge;
 use super::error::{QueueFault, StoreError};
 use super::layout::{Family, Key, MetaKey, parse_body, parse_entry, parse_meta};
 use super::ledger::Ledger;
+use super::pieces::Pieces;
 use super::presence::{Kept, Presence};
 use super::record::{
-    BodyRef, CommitRow, EntryMeta, Manifest, read_body, read_commit, read_delivery_count, read_entry,
-    read_manifest, read_row,
+    BodyRef, CommitRow, EntryMeta, Manifest, read_commit, read_delivery_count, read_entry, read_manifest,
+    read_row,
 };
 use super::recovered::{EXTRA, Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
 use super::rocks::Rocks;
@@ -26,9 +27,8 @@ use super::verify::{Examined, examine};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::broker::letters::Died;
 use crate::broker::message::Message;
-use crate::seal::envelope::{FLAG_LAST, Kind, Malformed, parse};
+use crate::seal::envelope::{Kind, Malformed, parse};
 use crate::seal::record::NotOpened;
-use crate::seal::xaes::Tag;
 
 /// What a database is held against.
 pub(super) struct Terms<'a> {
@@ -80,40 +80,6 @@ struct Body {
     entries: u32,
 }
 
-/// A body while its pieces come in.
-struct Pieces {
-    id: BodyId,
-    text: Vec<u8>,
-    /// The piece that should come now.
-    next: u32,
-    tag: Tag,
-    /// All pieces of a sound body have one key.
-    key_id: u32,
-    is_whole: bool,
-    /// The first thing that was wrong; it stays.
-    fault: Option<Unreadable>,
-}
-
-impl Pieces {
-    fn new(id: BodyId) -> Pieces {
-        Pieces { id, text: Vec::new(), next: 0, tag: Tag::default(), key_id: 0, is_whole: false, fault: None }
-    }
-
-    fn add(&mut self, chunk: u32, opened: Result<Facts, Unreadable>, text: &[u8]) {
-        let in_order = chunk == self.next && !self.is_whole;
-        self.next = chunk.saturating_add(1);
-        match opened {
-            Ok(facts) if in_order => {
-                self.text.extend_from_slice(text);
-                (self.tag, self.key_id) = (facts.tag, facts.key_id);
-                self.is_whole = facts.flags & FLAG_LAST != 0;
-            }
-            Ok(_) => self.fault = self.fault.or(Some(Unreadable::BodyCut)),
-            Err(e) => self.fault = self.fault.or(Some(e)),
-        }
-    }
-}
-
 struct FoundEntry {
     seq: Seq,
     meta: EntryMeta,
@@ -144,22 +110,37 @@ pub(super) fn judge(
     rocks: &Rocks,
     opening: &mut Opening,
 ) -> Result<Option<CommitRow>, StoreError> {
-    let key = Key::commit();
-    let row = match rocks.value(Family::Meta, &key)? {
-        None => None,
-        Some(value) => {
-            let mut text = Vec::new();
-            let opened = opening.open(&[Kind::Commit], Family::Meta, key.as_bytes(), &value, &mut text);
-            let row = opened.and_then(|_| Ok(read_commit(&text)?));
-            Some(row.map_err(|e| e.refusal(terms.dir, "the commit row"))?)
-        }
-    };
-    let expected = row.as_ref().map_or(0, |row| row.keyring_generation);
-    if let Some(found) = terms.generation.filter(|found| *found < expected) {
-        return Err(StoreError::KeyringRollback { dir: terms.dir.to_path_buf(), found, expected });
-    }
+    let row = commit_row(terms.dir, rocks, opening)?;
+    judge_generation(terms.dir, terms.generation, row.as_ref())?;
     terms.demand.judge(terms.dir, row.as_ref(), terms.generation)?;
     Ok(row)
+}
+
+/// The commit row as it stands; `None` when nothing was ever committed, or somebody removed it.
+pub(super) fn commit_row(
+    dir: &Path,
+    rocks: &Rocks,
+    opening: &mut Opening,
+) -> Result<Option<CommitRow>, StoreError> {
+    let key = Key::commit();
+    let Some(value) = rocks.value(Family::Meta, &key)? else { return Ok(None) };
+    let mut text = Vec::new();
+    let opened = opening.open(&[Kind::Commit], Family::Meta, key.as_bytes(), &value, &mut text);
+    let row = opened.and_then(|_| Ok(read_commit(&text)?));
+    row.map(Some).map_err(|e| e.refusal(dir, "the commit row"))
+}
+
+/// Whether the keyring is as new as the database; `None` in a plain store.
+pub(super) fn judge_generation(
+    dir: &Path,
+    generation: Option<u64>,
+    row: Option<&CommitRow>,
+) -> Result<(), StoreError> {
+    let expected = row.map_or(0, |row| row.keyring_generation);
+    match generation.filter(|found| *found < expected) {
+        Some(found) => Err(StoreError::KeyringRollback { dir: dir.to_path_buf(), found, expected }),
+        None => Ok(()),
+    }
 }
 
 /// Reads the whole store.
@@ -302,16 +283,9 @@ impl Scan<'_> {
     }
 
     fn finish_body(&mut self, pieces: Pieces) {
-        let whole = pieces.is_whole || self.opening.is_plain();
-        let content = match pieces.fault {
-            Some(fault) => Err(fault),
-            None if whole => read_body(&pieces.text).map_err(Unreadable::Content),
-            None => Err(Unreadable::BodyCut),
-        };
-        let bytes = content.as_ref().map_or(0, |message| message.size_bytes() as u32);
-        let reference = BodyRef { id: pieces.id, bytes, chunks: pieces.next, tag: pieces.tag };
         let key_id = pieces.key_id;
-        self.bodies.insert(pieces.id, Body { content, reference, key_id, entries: 0 });
+        let (content, reference) = pieces.finish(self.opening.is_plain());
+        self.bodies.insert(reference.id, Body { content, reference, key_id, entries: 0 });
     }
 
     fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {

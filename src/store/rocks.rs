@@ -58,10 +58,10 @@ impl Rocks {
         Ok(Rocks { db, path: path.to_path_buf() })
     }
 
-    /// Opens a torn database for reading only, and changes none of its files.
-    pub(super) fn look(path: &Path) -> Result<Rocks, StoreError> {
+    /// Opens the database for reading only, and changes none of its files.
+    pub(super) fn look(path: &Path, tail: Tail) -> Result<Rocks, StoreError> {
         let open = || {
-            let (options, families) = (db_options(Tail::Torn)?, families());
+            let (options, families) = (db_options(tail)?, families());
             Ok(DB::open_cf_descriptors_read_only(&options, path, families, false)?)
         };
         let db = open().map_err(|e: RocksError| database_error(path, &e))?;

@@ -16,7 +16,7 @@ use super::super::watchdog::watched;
 use super::*;
 use crate::seal::record::{Key as SealKey, Opener, Sealer};
 
-const MESSAGES: u64 = 12;
+pub(super) const MESSAGES: u64 = 12;
 const SAMPLES: &str = "SEALMQ_DAMAGE_SAMPLES";
 const HANG: &str = "SEALMQ_TEST_HANG_DIR";
 
@@ -25,7 +25,7 @@ fn samples(default: usize) -> usize {
 }
 
 /// Opens with a limit to the time, and closes again; gives what was found.
-fn try_options(options: OpenOptions) -> Result<Recovered, StoreError> {
+pub(super) fn try_options(options: OpenOptions) -> Result<Recovered, StoreError> {
     let (done, wait) = channel();
     std::thread::spawn(move || {
         let opened = Store::open(options);
@@ -37,7 +37,7 @@ fn try_options(options: OpenOptions) -> Result<Recovered, StoreError> {
     wait.recv_timeout(Duration::from_secs(120)).expect("opening hangs or panics")
 }
 
-fn options(dir: &Path) -> OpenOptions {
+pub(super) fn options(dir: &Path) -> OpenOptions {
     OpenOptions::new(dir, Mode::Sealed, Some(kek().into()))
 }
 
@@ -56,7 +56,7 @@ fn commit_each(store: &Store, seqs: std::ops::RangeInclusive<u64>) {
 }
 
 /// The directory of a store that was killed: half of its messages in tables and blob files, half in the log.
-fn killed() -> tempfile::TempDir {
+pub(super) fn killed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let row = store.appender().put_row(RowKind::Queue, RowId(1), b"orders".to_vec());
@@ -72,14 +72,14 @@ fn killed() -> tempfile::TempDir {
     image
 }
 
-fn copy_of(image: &Path) -> tempfile::TempDir {
+pub(super) fn copy_of(image: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     copy(image, dir.path()).unwrap();
     dir
 }
 
 /// Every file by its path below the store's directory.
-fn files_of(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn files_of(dir: &Path) -> Vec<PathBuf> {
     let all = all_bytes(dir).into_iter().map(|(path, _)| path.strip_prefix(dir).unwrap().to_path_buf());
     let mut all: Vec<PathBuf> =
         all.filter(|path| !path.ends_with("LOCK") && !path.ends_with("store.lock")).collect();
@@ -109,13 +109,13 @@ fn judge(dir: &Path, what: &str) -> &'static str {
 }
 
 /// A number that looks random and is the same in each run.
-fn scatter(seed: u64) -> u64 {
+pub(super) fn scatter(seed: u64) -> u64 {
     let mixed = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 7
 }
 
 /// The newest write-ahead log, and where its records begin.
-fn newest_log(dir: &Path) -> (PathBuf, Vec<usize>) {
+pub(super) fn newest_log(dir: &Path) -> (PathBuf, Vec<usize>) {
     let logs =
         files_of(dir).into_iter().filter(|path| path.extension().is_some_and(|suffix| suffix == "log"));
     let path = dir.join(logs.max().unwrap());
@@ -133,7 +133,7 @@ fn newest_log(dir: &Path) -> (PathBuf, Vec<usize>) {
     (path, records)
 }
 
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
     fs::write(path, bytes).unwrap();
