@@ -75,6 +75,9 @@ pub const COMMITTER_SEAL_BYTES_MAX: usize = 64 * 1024;
 /// A stored body is split into chunks of this many bytes, each sealed on its own.
 pub const BODY_CHUNK_BYTES: usize = 256 * 1024;
 
+/// Pieces of the largest body there can be, with its properties and padding: nobody follows a body further.
+pub const BODY_CHUNKS_MAX: u32 = (MESSAGE_BYTES_MAX as usize / BODY_CHUNK_BYTES * 2) as u32;
+
 /// Keys deleted in one batch while a dropped queue is cleared away.
 pub const PURGE_KEYS_MAX: usize = 4096;
 

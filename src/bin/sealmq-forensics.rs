@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand};
-use sealmq::tools::forensics::{self, Needles, Outcome};
+use sealmq::tools::forensics::{self, InspectArguments, Needles, Outcome, VerifyArguments};
 use serde::Serialize;
 
-/// Looks at a broker's data directory as a thief would: as bytes, without any key. Says where given texts
-/// stand in it, and how random each file looks.
+/// Looks at a broker's data directory. As a thief would, as bytes without any key: where given texts stand in it and
+/// how random each file looks (scan, compare). As its owner: whether all of it is sound (verify), and what one record
+/// or message is (inspect). Nothing in the directory is ever changed.
 #[derive(Parser)]
 #[command(name = "sealmq-forensics", version, after_help = NOTES)]
 struct Arguments {
@@ -39,6 +40,10 @@ enum Command {
         #[command(flatten)]
         search: Search,
     },
+    /// Open every record of a store that no broker uses, and check all of its files
+    Verify(VerifyArguments),
+    /// Show what there is, or one record; with the key, one message
+    Inspect(InspectArguments),
 }
 
 #[derive(Args)]
@@ -57,8 +62,12 @@ const NOTES: &str =
 (all three alignments, both alphabets, without padding), in the files' bytes and in their names. Text that is
 compressed or encrypted is not found; the entropy (8 bits per byte = random) tells such files.
 
-Exit codes: 0 nothing found, 1 found (compare: in the sealed directory), 2 error: something could not be
-read, or compare found no needle in the plain directory either.";
+verify and inspect want a store at rest: stop the broker, or give them a backup (sealmqctl backup) or an atomic
+snapshot. Files that were copied one by one while the broker wrote are no state that it ever had.
+
+Exit codes: 0 nothing found, sound, or shown; 1 found (compare: in the sealed directory), faults, or a record that
+does not open; 2 error: something could not be read, there is no such record, or compare found no needle in the
+plain directory either.";
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
@@ -66,7 +75,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Found) => ExitCode::from(1),
         Ok(Outcome::Failed) => ExitCode::from(2),
         Err(error) => {
-            eprintln!("sealmq-forensics: {error}");
+            eprintln!("sealmq-forensics: {error:#}");
             ExitCode::from(2)
         }
     }
@@ -84,6 +93,17 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
             print(search.json, &report, forensics::render_compare)?;
             Ok(report.outcome)
         }
+        Command::Verify(arguments) => {
+            let report = forensics::verify(&arguments)?;
+            print(arguments.json, &report, forensics::render_verify)?;
+            Ok(report.outcome)
+        }
+        Command::Inspect(arguments) => {
+            let inspected = forensics::inspect(&arguments)?;
+            inspected.warnings.iter().for_each(|warning| eprintln!("sealmq-forensics: {warning}"));
+            write_out(&inspected.text)?;
+            Ok(inspected.outcome)
+        }
     }
 }
 
@@ -92,6 +112,10 @@ fn print<R: Serialize>(json: bool, report: &R, render: fn(&R) -> String) -> anyh
     if json {
         text.push('\n');
     }
+    write_out(&text)
+}
+
+fn write_out(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         // Whoever reads has seen enough (`| head`); the outcome still counts.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

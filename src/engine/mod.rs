@@ -40,3 +40,4 @@ pub use client::Client;
 pub use engine_core::{Engine, EngineError};
 pub use outbox::Outbox;
 pub use rights::Permissions;
+pub use rows::row_name;

@@ -10,6 +10,7 @@ use crate::broker::equivalence::QueueProperties;
 use crate::broker::exchange::{Binding, DestinationName, Exchange, ExchangeKind, ExchangeProperties};
 use crate::broker::id::RowId;
 use crate::broker::name::Name;
+use crate::store::RowKind;
 
 use super::access::{Grant, User};
 use super::history::with_history;
@@ -188,6 +189,16 @@ impl UserRow {
         };
         let grants = self.grants.map(|grants| grants.into_iter().map(grant).collect()).transpose()?;
         Ok((self.name, User { row, password_hash: self.password_hash, tags: self.tags, grants }))
+    }
+}
+
+/// The name in a row, for whoever examines a store; `None` when the row has none or cannot be read.
+pub fn row_name(kind: RowKind, plaintext: &[u8]) -> Option<Vec<u8>> {
+    match kind {
+        RowKind::Exchange => ExchangeRow::decode(plaintext).ok().map(|row| row.name.to_vec()),
+        RowKind::Queue => QueueRow::decode(plaintext).ok().map(|row| row.name.to_vec()),
+        RowKind::User => UserRow::decode(plaintext).ok().map(|row| row.name.into_bytes()),
+        _ => None,
     }
 }
 

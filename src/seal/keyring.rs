@@ -321,6 +321,11 @@ impl Keyring {
 }
 
 impl SealedKeyring {
+    /// Who can open it, as its header says.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
     /// Checks that the bytes hold together; needs no key.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod listeners;
 pub mod logging;
 mod measure;
+pub mod offline;
 mod picture;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;

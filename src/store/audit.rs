@@ -11,6 +11,7 @@ use super::descriptor::{Descriptor, Mode, uuid_text};
 use super::error::StoreError;
 use super::fault::{Fault, Faults};
 use super::files::{self, FolderLock};
+use super::inspect::mode_as_found;
 use super::key_admin::SlotFacts;
 use super::keyring_file::KeyringFile;
 use super::open::{DATABASE_DIR, LOCK_FILE, counts};
@@ -235,8 +236,7 @@ impl Auditor {
             }
             Err(error) => return Err(error),
         };
-        let as_found = if has_keyring { Mode::Sealed } else { Mode::PlainInsecure };
-        let mode = descriptor.as_ref().map_or(as_found, |descriptor| descriptor.mode);
+        let mode = descriptor.as_ref().map_or_else(|| mode_as_found(&dir), |descriptor| descriptor.mode);
         let created = descriptor.as_ref().map_or_else(String::new, |descriptor| descriptor.created.clone());
         let store = descriptor.as_ref().and_then(|descriptor| match descriptor.store(&dir) {
             Ok(store) => Some(store),

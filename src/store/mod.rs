@@ -28,6 +28,7 @@ mod descriptor;
 mod error;
 mod fault;
 mod files;
+mod inspect;
 mod kek;
 mod key_admin;
 mod key_duty;
@@ -63,6 +64,7 @@ pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
 pub use error::{CommitFailure, QueueFault, SlotRefusal, StoreError};
 pub use fault::Fault;
+pub use inspect::{OpenedEntry, Overview, RawRecord, RecordFacts, Viewer, mode_as_found};
 pub use kek::{
     kek_from_bytes, kek_from_credential, kek_from_file, kek_from_text, line_from_file, passphrase_from_bytes,
     passphrase_from_file,

@@ -1,19 +1,25 @@
-//! `sealmq-forensics`: looks at a data directory the way a thief would, as bytes without any key, and says
-//! whether texts that were sent through the broker stand in it. It knows nothing of the store's format on
-//! purpose: what it proves does not depend on the code that it checks.
+//! `sealmq-forensics`. [`scan`] and [`compare`] look at a data directory the way a thief would, as bytes without any
+//! key: they know nothing of the store's format on purpose, so what they prove does not depend on the code that they
+//! check. [`verify()`] and [`inspect()`] are the owner's: they know the format, take the key, and change nothing.
 
 mod compare;
 mod error;
 mod hexdump;
+mod inspect;
 mod needle;
+mod properties;
 mod render;
 mod scan;
+mod sources;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use compare::{CompareReport, Excerpt, compare};
 pub use error::Error;
+pub use inspect::{InspectArguments, Inspected, inspect};
 pub use needle::{Form, Needles};
 pub use render::{render_compare, render_scan};
 pub use scan::{FileReport, Hit, NeedleReport, Outcome, Place, ScanReport, scan};
+pub use verify::{VerifyArguments, VerifyReport, render_verify, verify};
