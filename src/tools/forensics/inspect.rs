@@ -259,11 +259,8 @@ fn write_record(out: &mut String, record: &RawRecord) -> fmt::Result {
     match record.facts() {
         Err(error) => writeln!(out, "  it is no record: {error}")?,
         Ok(RecordFacts::Plain { head, content_bytes }) => {
-            writeln!(
-                out,
-                "  version 0: NOT SEALED, {content_bytes} bytes of content\n  {}",
-                head.escape_debug()
-            )?;
+            let head: String = head.chars().filter(|c| !c.is_control()).collect();
+            writeln!(out, "  version 0: NOT SEALED, {content_bytes} bytes of content\n  {head}")?;
         }
         Ok(RecordFacts::Sealed { header, sealed_bytes, tag }) => {
             writeln!(out, "  0   version        1, sealed")?;

@@ -13,25 +13,25 @@ use crate::store::{Mode, mode_as_found};
 pub struct KeyArguments {
     /// The key file, mode 0400
     #[arg(long, value_name = "FILE")]
-    kek: Option<PathBuf>,
+    pub(super) kek: Option<PathBuf>,
     /// The environment variable that holds the key
     #[arg(long, value_name = "NAME")]
-    kek_env: Option<String>,
+    pub(super) kek_env: Option<String>,
     /// An inherited descriptor with the key, as in `3< FILE`
     #[arg(long, value_name = "NUMBER")]
-    kek_fd: Option<u32>,
+    pub(super) kek_fd: Option<u32>,
     /// A file with the passphrase, mode 0400
     #[arg(long, value_name = "FILE")]
-    passphrase_file: Option<PathBuf>,
+    pub(super) passphrase_file: Option<PathBuf>,
     /// An inherited descriptor with the passphrase
     #[arg(long, value_name = "NUMBER")]
-    passphrase_fd: Option<u32>,
+    pub(super) passphrase_fd: Option<u32>,
     /// Ask for the passphrase at the terminal
     #[arg(long)]
-    passphrase: bool,
+    pub(super) passphrase: bool,
     /// The broker's configuration: its at_rest.kek.* and at_rest.anchor.path
     #[arg(long, value_name = "FILE")]
-    config: Vec<PathBuf>,
+    pub(super) config: Vec<PathBuf>,
 }
 
 impl KeyArguments {

@@ -1,5 +1,8 @@
 //! The claims of `sealmq-forensics` on real directories.
 
+mod leaks;
+mod store;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
