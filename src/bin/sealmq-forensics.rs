@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::anyhow;
 use clap::{Args, Parser, Subcommand};
+use sealmq::server::hardening;
+use sealmq::server::settings::Notice;
 use sealmq::tools::forensics::{self, InspectArguments, Needles, Outcome, VerifyArguments};
 use serde::Serialize;
 
@@ -39,6 +41,9 @@ enum Command {
         plain: PathBuf,
         #[command(flatten)]
         search: Search,
+        /// Write a report with pictures to this file as well; it needs nothing but a browser
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
     },
     /// Open every record of a store that no broker uses, and check all of its files
     Verify(VerifyArguments),
@@ -88,22 +93,35 @@ fn run(command: Command) -> anyhow::Result<Outcome> {
             print(search.json, &report, forensics::render_scan)?;
             Ok(report.outcome)
         }
-        Command::Compare { sealed, plain, search } => {
+        Command::Compare { sealed, plain, search, html } => {
             let report = forensics::compare(&sealed, &plain, &Needles::new(search.needles)?)?;
+            if let Some(path) = html {
+                forensics::write_html(&path, &report)?;
+            }
             print(search.json, &report, forensics::render_compare)?;
             Ok(report.outcome)
         }
         Command::Verify(arguments) => {
+            harden();
             let report = forensics::verify(&arguments)?;
             print(arguments.json, &report, forensics::render_verify)?;
             Ok(report.outcome)
         }
         Command::Inspect(arguments) => {
+            harden();
             let inspected = forensics::inspect(&arguments)?;
             inspected.warnings.iter().for_each(|warning| eprintln!("sealmq-forensics: {warning}"));
             write_out(&inspected.text)?;
             Ok(inspected.outcome)
         }
+    }
+}
+
+/// Keys and messages come into this process's memory: no core dumps, no debuggers, as for the broker.
+fn harden() {
+    for notice in hardening::apply() {
+        let (Notice::Info(text) | Notice::Warning(text)) = notice;
+        eprintln!("sealmq-forensics: {text}");
     }
 }
 

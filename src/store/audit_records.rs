@@ -99,7 +99,7 @@ impl<'a> Records<'a> {
         self.step = step;
         let before = self.counts.records;
         let scanned = rocks.scan(family, |key, value| {
-            if self.counts.records % AUDIT_PROGRESS_RECORDS == 0 {
+            if self.counts.records.is_multiple_of(AUDIT_PROGRESS_RECORDS) {
                 let (records, bytes) = (self.counts.records, self.counts.bytes);
                 (self.progress)(Progress { step, records, bytes });
             }

@@ -17,9 +17,9 @@
 //! | `db/` | RocksDB: column families `default`, `q`, `b` |
 
 mod anchor;
-mod backup;
 mod audit;
 mod audit_records;
+mod backup;
 mod blob_files;
 mod body;
 mod commit;
@@ -57,8 +57,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 pub use crate::seal::padding::Padding;
-pub use backup::{BACKUP_FILE, Backup};
 pub use audit::{Audit, AuditCounts, AuditOptions, AuditedKeyring, CommitFacts, Progress, QueueFacts, audit};
+pub use backup::{BACKUP_FILE, Backup};
 pub use body::SharedBody;
 pub use commit::{Appender, Position};
 pub use descriptor::{DESCRIPTOR_FILE, Mode};

@@ -1,7 +1,7 @@
 //! Tests of the store as a whole, through its public door and a real RocksDB; what they share stands here.
 
-mod backup;
 mod audit;
+mod backup;
 mod behaviour;
 mod bench;
 mod crash;

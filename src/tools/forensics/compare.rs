@@ -33,6 +33,15 @@ pub struct Excerpt {
     pub hits: Vec<String>,
     /// Offset, hexadecimal digits and ASCII, 16 bytes a line.
     pub lines: Vec<String>,
+    /// Where in the file it begins.
+    #[serde(skip)]
+    pub(super) offset: u64,
+    /// The bytes themselves.
+    #[serde(skip)]
+    pub(super) bytes: Vec<u8>,
+    /// The hits among them: first byte, counted from the beginning of the file, and length.
+    #[serde(skip)]
+    pub(super) marks: Vec<(u64, u64)>,
 }
 
 /// Two searched folders.
@@ -70,7 +79,7 @@ pub fn compare(sealed: &Path, plain: &Path, needles: &Needles) -> Result<Compare
     report.sealed_excerpts = excerpts(&report.sealed, &mut report.errors);
     let largest = report.sealed.files.iter().max_by_key(|file| file.bytes).filter(|file| file.bytes > 0);
     report.contrast = largest.and_then(|file| {
-        let span = Span { file, start: 0, end: CONTRAST_BYTES, hits: Vec::new() };
+        let span = Span { file, start: 0, end: CONTRAST_BYTES, hits: Vec::new(), marks: Vec::new() };
         span.show().map_err(|error| report.errors.push(error)).ok()
     });
     let complete = [&report.sealed, &report.plain].iter().all(|side| side.errors.is_empty());
@@ -95,6 +104,7 @@ struct Span<'r> {
     start: u64,
     end: u64,
     hits: Vec<String>,
+    marks: Vec<(u64, u64)>,
 }
 
 impl Span<'_> {
@@ -110,8 +120,29 @@ impl Span<'_> {
             path: self.file.path.clone(),
             hits: self.hits.clone(),
             lines: hexdump::lines(self.start, &bytes),
+            offset: self.start,
+            marks: self.marks.clone(),
+            bytes,
         })
     }
+}
+
+/// What stands in the sealed directory where the excerpt of the plain one was taken: in the file of the same name, or
+/// in the largest one. `None` when there is nothing there.
+pub(super) fn counterpart(sealed: &ScanReport, excerpt: &Excerpt) -> Option<Excerpt> {
+    let len = excerpt.bytes.len() as u64;
+    let reaches = |file: &&FileReport| file.bytes > excerpt.offset;
+    let same = sealed.files.iter().find(|file| file.path == excerpt.path).filter(reaches);
+    let (file, start) = match same {
+        Some(file) => (file, excerpt.offset),
+        None => {
+            let file = sealed.files.iter().max_by_key(|file| file.bytes).filter(|file| file.bytes > 0)?;
+            (file, excerpt.offset.min(file.bytes.saturating_sub(len) / LINE_BYTES as u64 * LINE_BYTES as u64))
+        }
+    };
+    let own = file.hits.iter().filter(|hit| hit.place == Place::Content);
+    let marks = own.flat_map(|hit| hit.offsets.iter().map(|offset| (*offset, hit.bytes))).collect();
+    Span { file, start, end: start + len, hits: Vec::new(), marks }.show().ok()
 }
 
 fn excerpts(report: &ScanReport, errors: &mut Vec<String>) -> Vec<Excerpt> {
@@ -164,8 +195,9 @@ fn spans(report: &ScanReport) -> Vec<Span<'_>> {
             {
                 last.end = last.end.max(end);
                 last.hits.push(label);
+                last.marks.push((offset, hit.bytes));
             }
-            _ => spans.push(Span { file, start, end, hits: vec![label] }),
+            _ => spans.push(Span { file, start, end, hits: vec![label], marks: vec![(offset, hit.bytes)] }),
         }
     }
     spans

@@ -1,18 +1,16 @@
 //! `sealmq-forensics inspect`: what a record says without the key, and one message with it, for an incident.
 
-use std::fmt::{self, Write as _};
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fmt::{self, Write};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use serde_json::{Map, Value as Json, json};
 
 use super::hexdump;
+use super::output::write_new;
 use super::properties::properties_json;
 use super::scan::Outcome;
 use super::sources::KeyArguments;
@@ -184,7 +182,7 @@ fn entry(viewer: &mut Viewer, arguments: &InspectArguments, queue: QueueId, seq:
             .to_owned(),
     ];
     if let Some(path) = &arguments.out {
-        write_body(path, opened.message.body())?;
+        write_new(path, opened.message.body(), &[&arguments.directory])?;
         warnings.push(format!("the body was written to {} (mode 0600)", path.display()));
     }
     let facts = message_json(queue, seq, name, &opened);
@@ -203,13 +201,6 @@ fn entry(viewer: &mut Viewer, arguments: &InspectArguments, queue: QueueId, seq:
 fn printed(report: &Json) -> Result<Inspected> {
     let text = serde_json::to_string_pretty(report)? + "\n";
     Ok(Inspected { outcome: Outcome::Clean, text, warnings: Vec::new() })
-}
-
-/// Never over a file that is there, and never through a link.
-fn write_body(path: &Path, body: &[u8]) -> Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let written = file.and_then(|mut file| file.write_all(body).and_then(|()| file.sync_all()));
-    written.with_context(|| format!("cannot write the body to {}", path.display()))
 }
 
 fn flags(header: &Header) -> String {

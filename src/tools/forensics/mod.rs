@@ -4,9 +4,14 @@
 
 mod compare;
 mod error;
+mod figures;
 mod hexdump;
+mod html;
 mod inspect;
 mod needle;
+mod output;
+mod png;
+mod portrait;
 mod properties;
 mod render;
 mod scan;
@@ -20,6 +25,7 @@ pub use compare::{CompareReport, Excerpt, compare};
 pub use error::Error;
 pub use inspect::{InspectArguments, Inspected, inspect};
 pub use needle::{Form, Needles};
+pub use output::write_html;
 pub use render::{render_compare, render_scan};
 pub use scan::{FileReport, Hit, NeedleReport, Outcome, Place, ScanReport, scan};
 pub use verify::{VerifyArguments, VerifyReport, render_verify, verify};

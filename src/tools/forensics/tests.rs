@@ -8,6 +8,8 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use super::html::render_html;
+use super::output::write_report;
 use super::*;
 
 const BODY: &[u8] = br#"{"data": {"message": "Rolling 3", "outcome": 3}, "version": "1.0.0"}"#;
@@ -160,4 +162,92 @@ fn each_needle_is_shown_before_any_is_shown_twice() {
     let shown: Vec<_> = report.plain_excerpts.iter().flat_map(|excerpt| &excerpt.hits).collect();
     assert_eq!(shown.len(), 12);
     assert!(shown.iter().any(|hit| hit.contains("rare needle")), "{shown:?}");
+}
+
+/// A needle and a path that would be markup, and a body that holds a script.
+fn hostile_pair(root: &Path) -> CompareReport {
+    let (sealed, plain) = (root.join("sealed"), root.join("plain"));
+    store(&sealed, &noise(90_000));
+    store(&plain, &[&noise(40_000)[..], b"</pre><script>alert(1)</script>", &noise(50_000)].concat());
+    fs::write(plain.join("db/<b onclick=x>.log"), "a name").unwrap();
+    compare(&sealed, &plain, &Needles::new(["</pre><script>alert(1)</script>", "nowhere"]).unwrap()).unwrap()
+}
+
+#[test]
+fn the_report_is_one_file_that_loads_and_runs_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let page = render_html(&hostile_pair(root.path()), "2026-01-01T00:00:00Z");
+    for forbidden in
+        ["<script", "http:", "https:", "url(", "@import", "<link", "<iframe", "<b onclick", "<object"]
+    {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    assert!(page.contains("&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;"));
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("@media print"));
+}
+
+#[test]
+fn the_report_shows_verdict_pictures_and_both_sides_of_a_place() {
+    let root = tempfile::tempdir().unwrap();
+    let report = hostile_pair(root.path());
+    let page = render_html(&report, "2026-01-01T00:00:00Z");
+    for wanted in [
+        "The sealed store shows nothing of what was looked for.",
+        "1 of 2",
+        "proves nothing",
+        "one byte in 6 of 87.9 KiB",
+        "there is no such file here",
+        "data:image/png;base64,",
+        "<mark>",
+        "<figcaption>sealed: <span class=\"path\">db/000004.log</span></figcaption>",
+    ] {
+        assert!(page.contains(wanted), "{wanted}");
+    }
+    // Keyring, log and the file of that name on one side, keyring and log on the other: three pictures each.
+    assert_eq!((page.matches("<img ").count(), page.matches("<svg ").count()), (5, 10));
+    let leak =
+        compare(&root.path().join("plain"), &root.path().join("plain"), &Needles::new(["script"]).unwrap());
+    let page = render_html(&leak.unwrap(), "");
+    assert!(page.contains("The sealed store shows something that it should hide."));
+    assert!(page.contains("Readable in the sealed store"));
+    let void = compare(
+        &root.path().join("sealed"),
+        &root.path().join("plain"),
+        &Needles::new(["no such text"]).unwrap(),
+    );
+    assert!(render_html(&void.unwrap(), "").contains("This comparison proves nothing"));
+}
+
+#[test]
+fn the_report_of_large_stores_is_small() {
+    let root = tempfile::tempdir().unwrap();
+    for side in ["sealed", "plain"] {
+        store(&root.path().join(side), &noise(100));
+        for number in 0..40 {
+            fs::write(root.path().join(side).join(format!("db/{number:06}.sst")), noise(600_000)).unwrap();
+        }
+    }
+    let needles = Needles::new(["nowhere"]).unwrap();
+    let report = compare(&root.path().join("sealed"), &root.path().join("plain"), &needles).unwrap();
+    let page = render_html(&report, "");
+    assert!(page.len() < 600_000, "{} bytes", page.len());
+    assert!(page.contains("8 of 42 files"));
+}
+
+#[test]
+fn a_report_is_its_owners_alone_and_never_in_what_is_examined() {
+    use std::os::unix::fs::PermissionsExt;
+    let root = tempfile::tempdir().unwrap();
+    let examined = root.path().join("data");
+    fs::create_dir_all(examined.join("db")).unwrap();
+    let path = root.path().join("report.html");
+    for text in ["first", "second"] {
+        write_report(&path, text, &[&examined]).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert!(write_report(&examined.join("db/report.html"), "x", &[&examined]).is_err());
+    symlink(root.path().join("elsewhere"), root.path().join("link.html")).unwrap();
+    assert!(write_report(&root.path().join("link.html"), "x", &[&examined]).is_err());
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 3, "nothing else was made");
 }
