@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from files import fingerprint, flip, largest
+from test_damage import anchored
 from test_restart import bodies, fill
 
 BODIES = [b"one", b"two", b"three"]
@@ -79,3 +80,23 @@ def test_verify_names_what_is_damaged_while_the_broker_refuses_to_start(native):
     flip(log, 40)
     shutil.copy(broker.data / "keyring", broker.data / "keyring.mirror")
     assert forensics(broker, "verify", broker.data, *key(broker))[0] == SOUND
+
+
+def test_a_backup_is_verified_while_its_broker_serves(native):
+    broker = anchored(native)
+    fill(broker, BODIES)
+    backup = broker.folder / "backup"
+    command = [broker.binaries / "sealmqctl", "--socket", broker.folder / "ctl.sock", "backup", backup]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    broker.at_rest = "sealed"
+    status, printed, _ = forensics(broker, "verify", backup, *key(broker))
+    assert status == FAULTS and "E_ANCHOR_MISSING" in printed, "its anchor lies elsewhere"
+    before = footprint(backup)
+    status, printed, _ = forensics(broker, "verify", backup, *key(broker), "--no-anchor", "--json")
+    report = json.loads(printed)
+    assert status == SOUND and report["counts"]["messages"] == len(BODIES)
+    assert any("newest state" in note for note in report["notes"])
+    assert footprint(backup) == before
+    # The broker has not come further than its backup, nor has the anchor.
+    assert forensics(broker, "verify", backup, "--config", broker.folder / "sealmq.conf")[0] == SOUND
+    assert bodies(broker) == BODIES

@@ -14,6 +14,8 @@ const PALETTE: [[u8; 4]; 5] =
 
 const WIDTH: f64 = 512.0;
 const HEIGHT: f64 = 120.0;
+/// Room for the numbers at the left of the entropy.
+const MARGIN: f64 = 16.0;
 /// What the histogram's tallest bar may at least stand for, so that even noise does not fill the picture.
 const TALLEST_SHARE_MIN: f64 = 2.0 / 256.0;
 
@@ -54,25 +56,26 @@ pub(super) fn histogram(portrait: &Portrait) -> String {
 /// The entropy of each window from left to right, 0 at the bottom and 8 at the top, and as a dashed line that of chance.
 pub(super) fn entropy_line(portrait: &Portrait) -> String {
     let height = |bits: f64| HEIGHT - 2.0 - bits / 8.0 * (HEIGHT - 10.0);
-    let step = WIDTH / portrait.entropies.len().max(1) as f64;
+    let step = (WIDTH - MARGIN) / portrait.entropies.len().max(1) as f64;
     let mut line = String::new();
     for (number, bits) in portrait.entropies.iter().enumerate() {
-        let (from, to, y) = (number as f64 * step, (number + 1) as f64 * step, height(*bits));
+        let (from, to, y) =
+            (MARGIN + number as f64 * step, MARGIN + (number + 1) as f64 * step, height(*bits));
         let move_or_line = if number == 0 { 'M' } else { 'L' };
         // Writing into a String cannot fail.
         let _ = write!(line, "{move_or_line}{from:.1} {y:.1}H{to:.1}");
     }
     let chance = height(entropy_of_chance(portrait.window_bytes.min(portrait.bytes)));
-    let grid: String = [0.0, 4.0, 8.0].map(|bits| format!("M0 {:.1}H{WIDTH}", height(bits))).concat();
+    let grid: String = [0.0, 4.0, 8.0].map(|bits| format!("M{MARGIN} {:.1}H{WIDTH}", height(bits))).concat();
     let lowest = portrait.entropies.iter().copied().fold(8.0, f64::min);
     let label =
         format!("Entropy along the file: {:.2} bits a byte, {lowest:.2} at its lowest", portrait.entropy());
     let content = format!(
-        "<path class=\"grid\" d=\"{grid}\"/><path class=\"even\" d=\"M0 {chance:.1}H{WIDTH}\"/><path class=\"line\" d=\"{line}\"/>\
+        "<path class=\"grid\" d=\"{grid}\"/><path class=\"even\" d=\"M{MARGIN} {chance:.1}H{WIDTH}\"/><path class=\"line\" d=\"{line}\"/>\
          <text x=\"3\" y=\"{:.1}\">8</text><text x=\"3\" y=\"{:.1}\">4</text><text x=\"3\" y=\"{:.1}\">0</text>",
-        height(8.0) + 11.0,
-        height(4.0) - 3.0,
-        height(0.0) - 3.0
+        height(8.0) + 4.0,
+        height(4.0) + 4.0,
+        height(0.0) - 1.0
     );
     svg(&label, &content)
 }
