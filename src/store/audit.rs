@@ -36,7 +36,7 @@ pub struct AuditOptions {
     pub credential: Option<Credential>,
     /// Where the anchor lies; `anchor` in the directory by default.
     pub anchor: Option<PathBuf>,
-    /// Whether a missing anchor is a fault. It is none in a backup whose anchor lies elsewhere.
+    /// Whether a missing anchor is a fault. It need not be one in a copy that was made without it.
     pub demands_anchor: bool,
 }
 

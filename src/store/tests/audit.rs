@@ -354,7 +354,7 @@ fn an_audit_finds_sound_what_opens_whole_and_nothing_else() {
 }
 
 #[test]
-fn a_backup_without_its_anchor_is_sound_if_that_is_said() {
+fn a_copy_without_its_anchor_is_sound_if_that_is_said() {
     let dir = filled(Mode::Sealed);
     let elsewhere = tempfile::tempdir().unwrap();
     let anchor = elsewhere.path().join("anchor");

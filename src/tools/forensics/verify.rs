@@ -35,7 +35,7 @@ pub struct VerifyArguments {
     /// Where the anchor lies, if not in DIR
     #[arg(long, value_name = "FILE", conflicts_with = "no_anchor")]
     pub anchor: Option<PathBuf>,
-    /// A missing anchor is no fault: of a backup whose anchor lies elsewhere
+    /// A missing anchor is no fault: of a copy that was made without it
     #[arg(long)]
     pub no_anchor: bool,
     /// Print the report as JSON
