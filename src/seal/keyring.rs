@@ -85,7 +85,8 @@ pub struct SealedKeyring {
     pub store: [u8; 16],
     /// Rises by one with each write.
     pub generation: u64,
-    slots: Vec<Slot>,
+    /// Who can open it, as its header says.
+    pub slots: Vec<Slot>,
     commitment: [u8; 32],
     nonce: [u8; 24],
     aad_len: usize,
@@ -321,11 +322,6 @@ impl Keyring {
 }
 
 impl SealedKeyring {
-    /// Who can open it, as its header says.
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots
-    }
-
     /// Checks that the bytes hold together; needs no key.
     ///
     /// # Errors

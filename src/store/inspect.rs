@@ -306,6 +306,6 @@ fn keyring_header(dir: &Path) -> Option<(u64, Vec<SlotFacts>)> {
     let copies = COPIES.iter().filter_map(|name| files::read(&dir.join(name)).ok().flatten());
     let whole = copies.filter_map(|bytes| SealedKeyring::parse(bytes).ok());
     let newest = whole.max_by_key(|ring| ring.generation)?;
-    let slots = newest.slots().iter().map(|slot| slot_facts(slot, false)).collect();
+    let slots = newest.slots.iter().map(|slot| slot_facts(slot, false)).collect();
     Some((newest.generation, slots))
 }
