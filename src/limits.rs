@@ -111,6 +111,18 @@ pub const MISSING_PLACES_TRIED_MAX: u64 = 1 << 25;
 /// Data keys in one keyring above which each new one is warned of: some messages have been there for years.
 pub const DATA_KEYS_ALARM: usize = 4096;
 
+/// Queues with keys of their own (`x-seal-shred`): the whole list of keys is sealed, written and read back each time
+/// that one of them comes or goes.
+pub const SHRED_QUEUES_MAX: usize = 1024;
+
+/// Keys that one such queue may have: a purge makes a new one, and the old one stays while a consumer holds a message
+/// that it sealed.
+pub const QUEUE_KEYS_MAX: usize = 16;
+
+/// Deleted queues whose keys are gone and that are remembered, so that a transaction that was under way when its
+/// queue was deleted is not sealed under another key.
+pub const GONE_QUEUES_MAX: usize = 4096;
+
 /// Longest wait of the health probe for a commit of its own, in seconds.
 pub const PROBE_SECONDS_MAX: u64 = 5;
 

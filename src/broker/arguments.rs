@@ -72,6 +72,8 @@ pub struct QueueArguments {
     pub consumer_timeout_ms: Option<u64>,
     /// The header by which it drops duplicates; `x-message-deduplication` and `x-deduplication-header`.
     pub deduplication_header: Option<Name>,
+    /// `x-seal-shred`: what it stores is sealed under a key of its own, destroyed when it is deleted or purged.
+    pub shreds: bool,
 }
 
 /// Why the arguments or the properties of a declaration are refused.
@@ -221,6 +223,7 @@ impl QueueArguments {
         // In RabbitMQ 4.0 it is on no type's list: any type takes it, and a second declaration may differ in it.
         let consumer_timeout_ms = expiry(arguments, "x-consumer-timeout")?;
         let deduplication_header = dedup::queue_header(arguments)?.map(Name::from);
+        let shreds = boolean(table(SHRED), SHRED)?;
         if let Some(key) = first_foreign(arguments, queue_type) {
             return Err(ArgumentError::NotOfType(key, queue_type));
         }
@@ -241,6 +244,7 @@ impl QueueArguments {
             max_age_seconds,
             consumer_timeout_ms,
             deduplication_header,
+            shreds,
         })
     }
 }
@@ -257,6 +261,7 @@ impl QueueArguments {
 }
 
 const DLX: &str = "x-dead-letter-exchange";
+const SHRED: &str = "x-seal-shred";
 
 type Read = fn(Table<'_>, &'static str) -> Result<Option<u64>, ArgumentError>;
 
@@ -613,6 +618,22 @@ mod tests {
             assert_eq!(fault.reply_text(), format!("PRECONDITION_FAILED - {text}"));
             assert_eq!(shape.check(QueueType::Classic), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_key_of_its_own_is_asked_for_with_a_bool() {
+        for queue_type in [&[][..], &[QUORUM_TYPE]] {
+            let parsed = |value| {
+                let arguments = table(&[queue_type, &[("x-seal-shred", value)]].concat());
+                let parsed = QueueArguments::parse(arguments.as_table()).map(|arguments| arguments.shreds);
+                parsed.map_err(|error| error.fault(Resource::queue(b"t", "/")).reply_text())
+            };
+            assert_eq!((parsed(Value::Bool(true)), parsed(Value::Bool(false))), (Ok(true), Ok(false)));
+            let refused = "PRECONDITION_FAILED - invalid arg 'x-seal-shred' for queue 't' in vhost '/': \
+                           {unacceptable_type,longstr}";
+            assert_eq!(parsed(text("true")), Err(refused.to_owned()));
+        }
+        assert!(!QueueArguments::parse(Table::default()).unwrap().shreds);
     }
 
     #[test]

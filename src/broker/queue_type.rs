@@ -1,5 +1,5 @@
 //! The types of queues, and which arguments each of them takes (the lists are
-//! those of RabbitMQ 4.0). What the arguments mean is said in `arguments`.
+//! those of RabbitMQ 4.0, and `x-seal-shred`, which only SealMQ has). What the arguments mean is said in `arguments`.
 
 use std::fmt;
 
@@ -82,6 +82,7 @@ const CLASSIC: &[&str] = &[
     "x-queue-type",
     "x-queue-master-locator",
     "x-queue-leader-locator",
+    "x-seal-shred",
 ];
 
 const QUORUM: &[&str] = &[
@@ -100,6 +101,7 @@ const QUORUM: &[&str] = &[
     "x-delivery-limit",
     "x-message-ttl",
     "x-queue-leader-locator",
+    "x-seal-shred",
 ];
 
 const STREAM: &[&str] = &[

@@ -213,9 +213,16 @@ impl Broker for Client {
     fn purge_queue(&mut self, name: &[u8]) -> Result<(u32, Barrier), Fault> {
         self.check_queue(Right::Read, name)?;
         let queue = self.queue(name)?;
-        let purged = queue.lock().purge();
+        let purged = {
+            let mut contents = queue.lock();
+            if queue.has_own_key() {
+                // Whatever comes after the purge comes after this.
+                self.engine.store.appender().own_key(queue.id, true);
+            }
+            contents.purge()
+        };
         queue.delete_stored(&purged, &self.engine.store);
-        let position = match queue.is_stored() && !purged.is_empty() {
+        let position = match queue.is_stored() && (!purged.is_empty() || queue.has_own_key()) {
             true => self.engine.store.appender().tail(),
             false => Position(0),
         };

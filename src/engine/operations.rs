@@ -33,7 +33,7 @@ pub(super) struct Effects {
 
 /// What was promised to a body that is stored apart will not come.
 pub(super) fn release_promise(queue: &QueueRef, item: &Incoming, appender: Option<&mut Appender<'_>>) {
-    if let (Some(appender), Some(shared), true) = (appender, &item.shared, queue.keeps(item)) {
+    if let (Some(appender), Some(shared), true) = (appender, &item.shared, queue.shares(item)) {
         appender.release(shared);
     }
 }
@@ -115,7 +115,7 @@ impl Engine {
     pub(super) fn prepare(&self, targets: &Targets, item: &mut Incoming) {
         let mut stored = 0;
         for queue in targets {
-            stored += u32::from(queue.keeps(item));
+            stored += u32::from(queue.shares(item));
             if queue.delays_for.is_some() {
                 item.delay_ms = delay_of(&item.message).unwrap_or(0);
             }
@@ -169,9 +169,10 @@ impl Engine {
                         priority: item.priority,
                         delivery_count: 0,
                     };
-                    let put_at = appender.put(queue.id, seq, &item.message, item.shared.as_ref(), meta);
+                    let shared = queue.body_of(item, &self.store);
+                    let put_at = appender.put(queue.id, seq, &item.message, shared.as_ref(), meta);
                     item.barrier = item.barrier.max(put_at);
-                    Stored::Yes { put_at, shared: item.shared.clone() }
+                    Stored::Yes { put_at, shared }
                 }
                 Some(_) | None => Stored::No,
             };

@@ -13,7 +13,7 @@ use crate::broker::message::Message;
 use crate::broker::name::Name;
 use crate::broker::queue::{Counts, Entry, Queue};
 use crate::broker::queue_type::QueueType;
-use crate::limits::PURGE_KEYS_MAX;
+use crate::limits::{INLINE_BODY_BYTES_MAX, PURGE_KEYS_MAX};
 use crate::store::{Position, SharedBody, Store};
 
 use super::burial::Graves;
@@ -182,6 +182,24 @@ impl QueueCell {
     /// delivery mode says (RabbitMQ, quorum-queues.md).
     pub(super) fn keeps(&self, message: &Incoming) -> bool {
         self.is_stored() && (message.persistent || self.arguments.queue_type == QueueType::Quorum)
+    }
+
+    /// Whether what it stores is sealed under a key of its own.
+    pub(super) fn has_own_key(&self) -> bool {
+        self.arguments.shreds && self.is_stored()
+    }
+
+    /// Whether its entry is one of those that share the message's body; a queue with a key of its own shares none.
+    pub(super) fn shares(&self, message: &Incoming) -> bool {
+        self.keeps(message) && !self.arguments.shreds
+    }
+
+    /// The body that its entry of that message has apart, if any.
+    pub(super) fn body_of(&self, message: &Incoming, store: &Store) -> Option<Arc<SharedBody>> {
+        if !self.arguments.shreds {
+            return message.shared.clone();
+        }
+        (message.message.size_bytes() > INLINE_BODY_BYTES_MAX).then(|| store.own_body(&message.message))
     }
 
     /// The present counts.

@@ -11,8 +11,10 @@ use crate::broker::id::{QueueId, RowId};
 use crate::broker::name::{Name, Resource, is_reserved};
 use crate::broker::queue::{Entry, Rules, Sink};
 use crate::broker::queue_type::QueueType;
+use crate::broker::topology::Topology;
+use crate::limits::SHRED_QUEUES_MAX;
 use crate::session::port::QueueSpec;
-use crate::store::{Position, RowKind};
+use crate::store::{Mode, Position, RowKind};
 
 use super::client::Client;
 use super::engine_core::{Engine, later, now_ms};
@@ -87,7 +89,11 @@ impl Client {
                 self.check_same(existing, spec, &properties)?;
                 return Ok((existing.clone(), engine.as_found(existing.is_stored()), false));
             }
-            let rules = Rules::of(&self.check_new(spec)?);
+            let arguments = self.check_new(spec)?;
+            if arguments.shreds && properties.durable {
+                self.check_own_key(spec, topology)?;
+            }
+            let rules = Rules::of(&arguments);
             let owner = spec.exclusive.then_some(self.id);
             let RowId(id) = engine.store.next_row_id();
             let cell =
@@ -95,7 +101,11 @@ impl Client {
             let mut position = Position(0);
             if cell.is_stored() {
                 let plaintext = QueueRow::of(&cell).encode();
-                position = engine.store.appender().put_row(RowKind::Queue, RowId(id), plaintext);
+                let mut appender = engine.store.appender();
+                if cell.has_own_key() {
+                    appender.own_key(cell.id, false);
+                }
+                position = appender.put_row(RowKind::Queue, RowId(id), plaintext);
             }
             let queue = QueueRef::new(cell);
             // Its name is free: that was looked up under the same write lock.
@@ -142,6 +152,15 @@ impl Client {
             self.permit.check(Right::Write, Resource::exchange(dead_letters, &self.engine.vhost))?;
         }
         Ok(arguments)
+    }
+
+    /// Whether a queue can have a key of its own (`x-seal-shred`).
+    fn check_own_key(&self, spec: &QueueSpec<'_>, topology: &Topology<QueueRef>) -> Result<(), Fault> {
+        let taken = topology.queues().filter(|(_, queue)| queue.has_own_key()).count();
+        let Some(reason) = no_own_key(self.engine.store.mode(), taken) else { return Ok(()) };
+        let resource = Resource::queue(spec.name, &self.engine.vhost);
+        let text = format!("invalid arg 'x-seal-shred' for {resource}: {reason}");
+        Err(Fault::new(ReplyCode::PreconditionFailed, text))
     }
 
     pub(super) fn delete(
@@ -238,6 +257,15 @@ impl Engine {
         wake(&sinks);
         self.timers.disarm(queue);
         Ok((count, position))
+    }
+}
+
+/// Why one more queue cannot have a key of its own when `taken` queues have one.
+pub(super) fn no_own_key(mode: Mode, taken: usize) -> Option<String> {
+    match mode {
+        Mode::PlainInsecure => Some("the store is not sealed, so there is no key to destroy".into()),
+        Mode::Sealed if taken < SHRED_QUEUES_MAX => None,
+        Mode::Sealed => Some(format!("{taken} queues have keys of their own, which is the limit")),
     }
 }
 

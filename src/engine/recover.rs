@@ -46,6 +46,10 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
                 let found = contents.remove(&QueueId(id.0));
                 let queue = queue(id, name, properties, found, recovered.clean)
                     .map_err(|e| unreadable("queue", &row, e.to_string()))?;
+                if queue.has_own_key() {
+                    // One that a version declared which did not know the argument has none.
+                    store.appender().own_key(queue.id, false);
+                }
                 let _ = topology.insert_queue(queue.name.clone(), queue);
             }
             RowKind::Binding => bindings.push(row),

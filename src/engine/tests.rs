@@ -15,6 +15,7 @@ use crate::broker::credit::ChannelCredit;
 use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 use crate::limits::{INLINE_BODY_BYTES_MAX, OUTBOX_MESSAGES_MAX, PURGE_KEYS_MAX};
+use crate::seal::Kek;
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, DestinationKind, ExchangeSpec, Outcome, Publish, QueueSpec,
     Settled, Share, Waiting,
@@ -27,6 +28,7 @@ mod delays;
 mod letters;
 mod replies;
 mod routing;
+mod shred;
 mod stored_rows;
 mod timeouts;
 
@@ -38,7 +40,15 @@ struct House {
 
 impl House {
     fn open(dir: &Path) -> House {
-        let options = OpenOptions::new(dir, Mode::PlainInsecure, None);
+        House::open_as(OpenOptions::new(dir, Mode::PlainInsecure, None))
+    }
+
+    fn open_sealed(dir: &Path) -> House {
+        let kek = Kek::take(&mut std::array::from_fn(|i| i as u8));
+        House::open_as(OpenOptions::new(dir, Mode::Sealed, Some(kek.into())))
+    }
+
+    fn open_as(options: OpenOptions) -> House {
         let (store, recovered) = Store::open(options).unwrap();
         let engine = Engine::start(store.clone(), recovered, "/").unwrap();
         ensure_user(&engine, "me", &[], Some(&Permissions::all()));

@@ -144,8 +144,9 @@ impl Client {
                 priority: entry.priority,
                 delivery_count: 0,
             };
-            let put_at = appender.put(queue.id, entry.seq, &item.message, item.shared.as_ref(), meta);
-            entry.durable = Stored::Yes { put_at, shared: item.shared.clone() };
+            let shared = queue.body_of(item, &self.engine.store);
+            let put_at = appender.put(queue.id, entry.seq, &item.message, shared.as_ref(), meta);
+            entry.durable = Stored::Yes { put_at, shared };
             last = last.max(put_at);
         }
         for Settled { queue, entry, .. } in acknowledged {

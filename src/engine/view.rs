@@ -99,6 +99,8 @@ pub struct SlotView {
 pub struct DataKeyView {
     /// How records name it.
     pub id: u32,
+    /// The number of the queue that has it for itself.
+    pub queue: Option<u64>,
     /// `seals` or `opens`.
     pub state: String,
     /// When it was made, Unix milliseconds.

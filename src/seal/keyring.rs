@@ -8,6 +8,8 @@
 //! The trailing SHA-256 tells rot from a wrong key without any key. The commitment ties the ciphertext to
 //! one root key, which GCM alone does not.
 
+use std::collections::HashSet;
+
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -48,7 +50,7 @@ pub struct Slot {
 pub struct KeyEntry {
     /// How records name it; never 0, never used twice.
     pub key_id: u32,
-    /// 1: an epoch's data key. 2 (a queue's own key) is reserved.
+    /// 1: an epoch's data key. 2: a queue's own key.
     pub class: u8,
     /// 1: in use, 2: only opens.
     pub state: u8,
@@ -442,14 +444,14 @@ impl SealedKeyring {
 fn parse_body(body: &[u8]) -> Result<Vec<KeyEntry>, KeyringError> {
     let mut cursor = Cursor(body);
     let count = cursor.u32()?;
-    let mut keys: Vec<KeyEntry> = Vec::new();
+    let (mut keys, mut ids) = (Vec::new(), HashSet::new());
     for _ in 0..count {
         let key_id = cursor.u32()? as u32;
         let [class, state, _, _] = cursor.array()?;
         let [created_ms, retired_ms, scope] =
             [cursor.array()?, cursor.array()?, cursor.array()?].map(u64::from_be_bytes);
         let key = Dek::take(&mut cursor.array()?);
-        if key_id == 0 || keys.iter().any(|known| known.key_id == key_id) {
+        if key_id == 0 || !ids.insert(key_id) {
             return Err(KeyringError::Damaged("two of its keys have one id"));
         }
         keys.push(KeyEntry { key_id, class, state, created_ms, retired_ms, scope, key });

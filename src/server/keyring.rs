@@ -35,6 +35,7 @@ fn picture(facts: KeyringFacts, now_ms: u64) -> KeyringView {
     });
     let data_keys = facts.keys.into_iter().map(|key| DataKeyView {
         id: key.key_id,
+        queue: key.queue,
         state: if key.seals { "seals" } else { "opens" }.to_owned(),
         created_ms: key.created_ms,
         age_seconds: now_ms.saturating_sub(key.created_ms) / 1000,

@@ -322,7 +322,13 @@ impl Auditor {
             }
         };
         self.judge(demand.as_ref(), generation, commit.as_ref(), findings.is_torn());
-        let mut records = Records::new(&mut opening, &mut self.faults, counts(root), &self.dir, progress);
+        let mut records = Records::new(
+            &mut opening,
+            &mut self.faults,
+            counts(identity.keyring.as_ref()),
+            &self.dir,
+            progress,
+        );
         let is_read = records.read(&rocks);
         if is_read {
             records.compare(commit.as_ref());

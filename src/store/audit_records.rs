@@ -18,6 +18,7 @@ use super::verify::{Examined, examine};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::limits::AUDIT_PROGRESS_RECORDS;
 use crate::seal::envelope::Kind;
+use crate::seal::record::NotOpened;
 
 struct Body {
     fault: Option<Unreadable>,
@@ -81,7 +82,8 @@ impl<'a> Records<'a> {
             records.entry(key, value);
         });
         for (id, body) in self.bodies.iter().filter(|(_, body)| body.entries == 0) {
-            if let Some(fault) = body.fault {
+            // What a destroyed key had sealed is no loss; were it one, its entry would say so.
+            if let Some(fault) = body.fault.filter(|fault| !is_without_key(*fault)) {
                 self.faults.add(Fault::of_body(fault.code(), id.0, fault.to_string()));
             }
         }
@@ -213,7 +215,11 @@ impl<'a> Records<'a> {
             Ok(message) => Ok((facts, message.size_bytes() as u32)),
             Err(reference) => self.claim(reference).map(|()| (facts, reference.bytes)),
         });
-        if let Err(e) = found {
+        // A queue's own key is destroyed before the queue is cleared away.
+        let is_shredded = |e| self.dropping.contains(&queue) && is_without_key(e);
+        if let Err(e) = found
+            && !is_shredded(e)
+        {
             let leaving = if self.dropping.contains(&queue) { " (its queue was deleted)" } else { "" };
             let fault = Fault::of_entry(e.code(), queue.0, seq.0, format!("{e}{leaving}"));
             self.faults.add(fault);
@@ -295,10 +301,15 @@ impl<'a> Records<'a> {
             let count = self.dropping.len();
             notes.push(format!("{count} deleted queues are still being cleared away"));
         }
-        let orphans = self.bodies.values().filter(|body| body.entries == 0 && body.fault.is_none()).count();
+        let is_orphan = |body: &&Body| body.entries == 0 && body.fault.is_none_or(is_without_key);
+        let orphans = self.bodies.values().filter(is_orphan).count();
         if orphans > 0 {
             notes.push(format!("{orphans} bodies have no entry; the next start removes them"));
         }
         (self.counts, ids.into_iter().map(queue).collect(), self.rows)
     }
+}
+
+fn is_without_key(error: Unreadable) -> bool {
+    matches!(error, Unreadable::NotOpened(NotOpened::UnknownKey(_)))
 }

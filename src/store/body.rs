@@ -94,18 +94,20 @@ impl SharedBody {
     }
 
     /// Gives its records to `put` unless they are written already; returns by what an entry names it, and the data
-    /// key of the records when it gave them now.
+    /// key of the records when it gave them now. `own` is the key of the queue that has the body for itself.
     pub(super) fn write_once(
         &self,
         sealing: &Sealing,
+        own: Option<&Sealer>,
         value: &mut Vec<u8>,
         mut put: impl FnMut(&Key, &[u8]),
     ) -> Result<(BodyRef, Option<u32>), TooLong> {
         if let Some(body) = self.written.get() {
             return Ok((*body, None));
         }
-        let (mut chunks, mut tag, mut key_id) = (0, Tag::default(), sealing.data_key_id());
-        if let Some(ready) = self.ready.swap(None) {
+        let mut key_id = own.map_or_else(|| sealing.data_key_id(), Sealer::key_id);
+        let (mut chunks, mut tag) = (0, Tag::default());
+        if let Some(ready) = self.ready.swap(None).filter(|_| own.is_none()) {
             key_id = ready.epoch.key.id;
             for value in &ready.values {
                 put(&Key::body(self.id, chunks), value);
@@ -115,7 +117,7 @@ impl SharedBody {
         } else {
             for chunk in BodyChunk::all(&self.message, sealing.padding()) {
                 let key = Key::body(self.id, chunk.index);
-                tag = sealing.seal(&chunk, Family::Bodies, &key, value)?;
+                tag = sealing.seal_under(own, &chunk, Family::Bodies, &key, value)?;
                 put(&key, value);
                 chunks += 1;
             }
@@ -180,8 +182,9 @@ mod tests {
     fn is_written_once_and_removed_with_its_last_entry() {
         let body = body(2);
         let (mut value, mut keys) = (Vec::new(), Vec::new());
-        let (first, key) = body.write_once(&Sealing::Plain, &mut value, |key, _| keys.push(*key)).unwrap();
-        let again = body.write_once(&Sealing::Plain, &mut value, |_, _| unreachable!()).unwrap();
+        let (first, key) =
+            body.write_once(&Sealing::Plain, None, &mut value, |key, _| keys.push(*key)).unwrap();
+        let again = body.write_once(&Sealing::Plain, None, &mut value, |_, _| unreachable!()).unwrap();
         assert_eq!((again, key, first.chunks), ((first, None), Some(0), 2));
         assert_eq!(keys, [Key::body(BodyId(7), 0), Key::body(BodyId(7), 1)]);
         assert_eq!(body.settle(), Settled::Needed);

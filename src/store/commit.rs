@@ -421,6 +421,12 @@ impl Appender<'_> {
         self.push(Op::DropQueue { queue, bodies }, true)
     }
 
+    /// Gives a queue a key of its own, under which all that is put later is sealed; with `anew` it replaces the one
+    /// that the queue has. A body apart must be one of [`super::Store::own_body`].
+    pub fn own_key(&mut self, queue: QueueId, anew: bool) -> Position {
+        self.push(Op::OwnKey { queue, anew }, true)
+    }
+
     /// Asks for something to be done with the keyring, after all that was appended before.
     pub(super) fn keys(&mut self, request: Arc<KeyRequest>) -> Position {
         self.push(Op::Keys(request), true)

@@ -24,8 +24,10 @@ use super::presence::{Kept, Presence};
 use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Manifest, Record, RowRecord};
 use super::rocks::{Batch, Rocks};
 use super::sealing::{Sealing, name_of};
+use super::shred::{QueueKeys, Under};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::limits::PURGE_KEYS_MAX;
+use crate::seal::record::Sealer;
 
 /// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
 const RECORD_OVERHEAD_BYTES: usize = 160;
@@ -65,6 +67,9 @@ pub(super) struct Committer {
     pub(super) delivered: DeliveryMarks,
     pub(super) commit_seq: u64,
     pub(super) key_duty: KeyDuty,
+    pub(super) queue_keys: QueueKeys,
+    /// The keyring's generation that the last commit names.
+    pub(super) told_generation: u64,
     /// Reused by every record.
     pub(super) value: Vec<u8>,
     /// Frees the directory when the thread ends.
@@ -96,7 +101,8 @@ impl Committer {
         let _guard = Guard(Arc::clone(&self.core));
         let (mut ops, mut woken): (Vec<Op>, Vec<Waker>) = (Vec::new(), Vec::new());
         loop {
-            let (more, idle) = (!self.purges.is_empty(), self.anchor.due_in());
+            let more = !self.purges.is_empty() || self.told_generation != self.generation();
+            let idle = self.anchor.due_in();
             let taken = self.core.take(&mut ops, &mut self.delivered, more, idle);
             let clean = taken.ended && self.purges.is_empty();
             let committed = self.commit(&mut ops, clean);
@@ -105,6 +111,7 @@ impl Committer {
                 self.core.fail(failure);
                 return;
             }
+            self.destroy_queue_keys();
             self.core.advance(taken.upto, &mut woken);
             self.tend_keys();
             if clean {
@@ -132,7 +139,8 @@ impl Committer {
         let payload: usize = ops.iter().map(Op::batch_bytes).sum();
         let capacity = payload + payload / 8 + ops.len() * RECORD_OVERHEAD_BYTES + 4096;
         let mut batch = rocks.batch(capacity).map_err(refused)?;
-        let (mut tally, mut force) = (Tally::default(), clean);
+        // An older keyring is refused only once a commit names the newer one.
+        let (mut tally, mut force) = (Tally::default(), clean || self.told_generation != self.generation());
         for op in ops.iter() {
             force |= matches!(op, Op::Touch);
             tally.charge += op.charge();
@@ -205,6 +213,7 @@ impl Committer {
                 self.key_duty.requests.push(Arc::clone(request));
                 Ok(())
             }
+            Op::OwnKey { queue, anew } => self.own_key(*queue, *anew),
             Op::Touch | Op::Nothing => Ok(()),
         }
     }
@@ -214,12 +223,19 @@ impl Committer {
     }
 
     fn put(&mut self, put: &Put, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
-        let (bytes, key_id) = (put.message.size_bytes() as u32, self.sealing.data_key_id());
+        let own = match self.queue_keys.under(put.queue, self.commit_seq).map_err(refused)? {
+            Under::Common => None,
+            Under::Own(own) => Some(own),
+            // A transaction was under way when its queue was deleted.
+            Under::Nothing => return Ok(()),
+        };
+        let bytes = put.message.size_bytes() as u32;
+        let key_id = own.map_or_else(|| self.sealing.data_key_id(), Sealer::key_id);
         self.ledger.put(put.queue, put.seq, bytes, key_id).map_err(refused)?;
         let content = match &put.shared {
             None => Content::Inline(&put.message),
             Some(shared) => {
-                let written = shared.write_once(&self.sealing, &mut self.value, |key, value| {
+                let written = shared.write_once(&self.sealing, own, &mut self.value, |key, value| {
                     batch.put(Family::Bodies, key, value);
                     tally.records += 1;
                 });
@@ -230,7 +246,8 @@ impl Committer {
             }
         };
         let (key, record) = (Key::entry(put.queue, put.seq), EntryRecord { meta: put.meta, content });
-        self.sealing.seal(&record, Family::Entries, &key, &mut self.value).map_err(refused)?;
+        let sealed = self.sealing.seal_under(own, &record, Family::Entries, &key, &mut self.value);
+        sealed.map_err(refused)?;
         batch.put(Family::Entries, &key, &self.value);
         tally.records += 1;
         Ok(())
@@ -260,6 +277,7 @@ impl Committer {
         batch: &mut Batch<'_>,
     ) -> Result<(), CommitFailure> {
         let dropped = self.ledger.drop_queue(queue);
+        self.queue_keys.drop_queue(queue);
         let shared: VecDeque<_> = bodies.iter().cloned().collect();
         let counts = dropped.counted.into_iter().map(|seq| (queue, seq)).collect();
         let purge = Purge { queue, seqs: dropped.seqs, shared, counts, orphans: VecDeque::new() };
@@ -356,6 +374,7 @@ impl Committer {
         self.sealing.seal(&row, Family::Meta, &key, &mut self.value).map_err(refused)?;
         batch.put(Family::Meta, &key, &self.value);
         tally.records += manifests.len() as u64 + 1;
+        self.told_generation = row.keyring_generation;
         Ok(())
     }
 }

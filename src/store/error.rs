@@ -197,12 +197,12 @@ pub enum StoreError {
         /// Why it does not open.
         reason: String,
     },
-    /// Records whose data key the keyring does not hold.
-    #[error("{count} records in {dir} need data keys that the keyring does not hold (first: key {key_id})")]
+    /// Messages whose data key the keyring does not hold.
+    #[error("{count} messages in {dir} need data keys that the keyring does not hold (first: key {key_id})")]
     DataKeyMissing {
         /// The data directory.
         dir: PathBuf,
-        /// How many records.
+        /// How many messages.
         count: u64,
         /// One of the keys.
         key_id: u32,

@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use super::error::StoreError;
 
@@ -27,6 +29,41 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let mut bytes = Vec::new();
     file.take(SMALL_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
     Ok(Some(bytes))
+}
+
+/// As [`replace`], and writes zeros over the file that was there, if nobody else has a link to it: on a disk that
+/// writes in place, nothing is left of what the new file does not have any more.
+pub(super) fn replace_secret(
+    dir: &Path,
+    name: &str,
+    bytes: &[u8],
+    check: impl FnOnce(Vec<u8>) -> Result<(), String>,
+) -> Result<(), StoreError> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
+    // A crash may have left one behind.
+    overwrite(open_to_overwrite(&temporary), 1);
+    let old = open_to_overwrite(&path);
+    replace(dir, name, bytes, check)?;
+    overwrite(old, 0);
+    Ok(())
+}
+
+fn open_to_overwrite(path: &Path) -> Option<File> {
+    OpenOptions::new().write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path).ok()
+}
+
+/// Zeros over all of a file that has `links` names left. It is better gone than whole, and not worth an error.
+fn overwrite(file: Option<File>, links: u64) {
+    let Some(mut file) = file else { return };
+    let cleared = file.metadata().and_then(|facts| match facts.nlink() <= links && facts.is_file() {
+        true => {
+            std::io::copy(&mut std::io::repeat(0).take(facts.len()), &mut file).and_then(|_| file.sync_all())
+        }
+        false => Ok(()),
+    });
+    if let Err(error) = cleared {
+        tracing::warn!("a former keyring cannot be overwritten: {error}");
+    }
 }
 
 /// Replaces `dir/name` by `bytes`; afterwards either the old or the new file is there, whatever happens.
@@ -123,6 +160,30 @@ mod tests {
         let mode = fs::metadata(dir.path().join("f")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!dir.path().join("f.tmp").exists());
+    }
+
+    #[test]
+    fn a_replaced_secret_leaves_zeros_unless_somebody_has_a_link_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "the first").unwrap();
+        let mut held = File::open(&path).unwrap();
+        replace_secret(dir.path(), "f", b"the second", |_| Ok(())).unwrap();
+        let mut left = Vec::new();
+        held.read_to_end(&mut left).unwrap();
+        assert_eq!(left, [0; 9]);
+        fs::hard_link(&path, dir.path().join("copy")).unwrap();
+        replace_secret(dir.path(), "f", b"the third", |_| Ok(())).unwrap();
+        assert_eq!(fs::read(dir.path().join("copy")).unwrap(), b"the second");
+        assert_eq!(fs::read(&path).unwrap(), b"the third");
+        // One that a crash left under its temporary name.
+        let temporary = dir.path().join("f.tmp");
+        fs::write(&temporary, "the fourth").unwrap();
+        let mut held = File::open(&temporary).unwrap();
+        replace_secret(dir.path(), "f", b"the fifth", |_| Ok(())).unwrap();
+        left.clear();
+        held.read_to_end(&mut left).unwrap();
+        assert_eq!(left, [0; 10]);
     }
 
     #[test]

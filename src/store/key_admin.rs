@@ -46,6 +46,8 @@ pub struct SlotFacts {
 pub struct DataKeyFacts {
     /// How records name it.
     pub key_id: u32,
+    /// The queue that has it for itself.
+    pub queue: Option<u64>,
     /// New records are sealed under it.
     pub seals: bool,
     /// When it was made, Unix milliseconds.

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use super::committer::{Committer, now_ms, refused};
 use super::error::{CommitFailure, SlotRefusal, StoreError};
 use super::key_admin::{DataKeyFacts, KeyChange, KeyRequest, KeyringFacts, SlotFacts};
+use super::key_use::KeyUse;
+use super::keyring_file::{queue_of, seals};
 use super::sealing::Sealing;
 use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, DATA_KEYS_ALARM};
-use crate::seal::keyring::hex;
+use crate::seal::keyring::{KeyEntry, hex};
 use crate::seal::record::{Key, Sealer};
 
 /// A data key while it seals. Whoever holds one beside the inbox has sealed or will seal a body with it that is not
@@ -49,6 +51,11 @@ impl KeyDuty {
         }
     }
 
+    /// No key goes because nothing seems to need it.
+    pub(super) fn keeps_all(&self) -> bool {
+        self.keep_all
+    }
+
     fn holds(&self, key_id: u32) -> bool {
         self.retired.iter().any(|epoch| epoch.key.id == key_id && Arc::strong_count(epoch) > 1)
     }
@@ -76,8 +83,9 @@ impl Committer {
             generation = file.ring().generation,
             "a new data key seals from now on"
         );
-        if file.ring().keys.len() > DATA_KEYS_ALARM {
-            tracing::warn!(data_keys = file.ring().keys.len(), "very old messages keep very old data keys");
+        let data_keys = file.ring().keys.iter().filter(|entry| queue_of(entry).is_none()).count();
+        if data_keys > DATA_KEYS_ALARM {
+            tracing::warn!(data_keys, "very old messages keep very old data keys");
         }
         self.ledger.key_use.seals_with(key.id);
         let former = self.core.data_key.swap(Some(Arc::new(Epoch { key })));
@@ -99,18 +107,17 @@ impl Committer {
 
     fn drop_data_keys(&mut self) {
         let Some(file) = &mut self.keyring else { return };
-        let (key_use, duty, sealing) =
-            (&mut self.ledger.key_use, &mut self.key_duty, self.sealing.data_key_id());
-        let is_free = |id| id != sealing && key_use.count(id) == 0;
-        if file.ring().keys.iter().any(|entry| is_free(entry.key_id) && duty.holds(entry.key_id)) {
+        let (key_use, duty) = (&mut self.ledger.key_use, &mut self.key_duty);
+        // Queues' own keys have their own rules (shred.rs).
+        let is_free = |entry: &KeyEntry, key_use: &KeyUse| {
+            !seals(entry) && queue_of(entry).is_none() && key_use.count(entry.key_id) == 0
+        };
+        if file.ring().keys.iter().any(|entry| is_free(entry, key_use) && duty.holds(entry.key_id)) {
             // Somebody will put the body into a batch, or give it up; both end in a commit.
             key_use.look_again();
         }
-        let is_free = |id| id != sealing && key_use.count(id) == 0 && !duty.holds(id);
-        if !file.ring().keys.iter().any(|entry| is_free(entry.key_id)) {
-            return;
-        }
-        match file.drop_data_keys(|id| !is_free(id)) {
+        match file.drop_keys(|entry| !is_free(entry, key_use) || duty.holds(entry.key_id)) {
+            Ok(dropped) if dropped.is_empty() => {}
             Ok(dropped) => {
                 tracing::info!(?dropped, "data keys that no record needs are dropped");
                 duty.retired.retain(|epoch| !dropped.contains(&epoch.key.id));
@@ -152,10 +159,10 @@ impl Committer {
             is_in_use: slot.id() == ring.opened_by,
             cost: slot.cost(),
         };
-        let sealing = self.sealing.data_key_id();
         let key = |entry: &crate::seal::keyring::KeyEntry| DataKeyFacts {
             key_id: entry.key_id,
-            seals: entry.key_id == sealing,
+            queue: queue_of(entry).map(|queue| queue.0),
+            seals: seals(entry),
             created_ms: entry.created_ms,
             retired_ms: Some(entry.retired_ms).filter(|at| *at > 0),
             records: self.ledger.key_use.count(entry.key_id),

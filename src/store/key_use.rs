@@ -2,6 +2,8 @@
 //! dropped. Per record constant work: remembered is from which place of a queue, and from which body, on which key
 //! was used, not each record's.
 
+use std::collections::HashMap;
+
 use smallvec::SmallVec;
 
 use crate::broker::id::BodyId;
@@ -20,6 +22,10 @@ pub(super) struct KeyUse {
     bodies: KeyRuns,
     /// Another key's count has fallen to zero since [`KeyUse::take_idle`].
     idle: bool,
+    /// Keys of single queues, and whether they are those of new records.
+    own: HashMap<u32, bool, foldhash::fast::RandomState>,
+    /// The bodies sealed under these: they stand between the others, and would cut the runs to pieces.
+    own_bodies: HashMap<BodyId, u32, foldhash::fast::RandomState>,
 }
 
 impl KeyUse {
@@ -49,14 +55,24 @@ impl KeyUse {
         if let Some((_, count)) = at.ok().and_then(|at| self.counts.get_mut(at)) {
             debug_assert!(*count > 0, "key {key} was released more often than used");
             *count = count.saturating_sub(1);
-            self.idle |= *count == 0 && key != self.sealing;
+            self.idle |= *count == 0 && key != self.sealing && self.own.get(&key) != Some(&true);
         }
     }
 
     /// A body was sealed under the key.
     pub(super) fn add_body(&mut self, id: BodyId, key: u32) {
-        self.bodies.put(id.0, key, 0);
+        if !self.own.is_empty() && self.own.contains_key(&key) {
+            self.own_bodies.insert(id, key);
+        } else {
+            self.bodies.put(id.0, key, 0);
+        }
         self.add(key);
+    }
+
+    /// A key is a queue's own; `seals` says whether its new records are under it.
+    pub(super) fn own(&mut self, key: u32, seals: bool) {
+        self.own.insert(key, seals);
+        self.idle |= !seals;
     }
 
     /// What recovery found, in any order: body and key.
@@ -68,7 +84,8 @@ impl KeyUse {
 
     /// A body is gone, or will be with the batch that is being made.
     pub(super) fn release_body(&mut self, id: BodyId) {
-        self.release(self.bodies.key(id.0));
+        let own = if self.own_bodies.is_empty() { None } else { self.own_bodies.remove(&id) };
+        self.release(own.unwrap_or_else(|| self.bodies.key(id.0)));
     }
 
     /// How many records need the key.
@@ -87,6 +104,11 @@ impl KeyUse {
         self.idle = true;
     }
 
+    /// Whether a key may have become free.
+    pub(super) fn is_idle(&self) -> bool {
+        self.idle
+    }
+
     /// Whether a key may have become free since the last call.
     pub(super) fn take_idle(&mut self) -> bool {
         std::mem::take(&mut self.idle)
@@ -96,6 +118,7 @@ impl KeyUse {
     pub(super) fn forget(&mut self, keys: &[u32]) {
         self.counts.retain(|(id, _)| !keys.contains(id));
         self.bodies.forget(keys);
+        self.own.retain(|id, _| !keys.contains(id));
     }
 }
 
@@ -194,6 +217,16 @@ mod tests {
             (0..3).for_each(|n| runs.put(day * 10 + n, day as u32, day * 10 - 5));
         }
         assert!(runs.runs.len() <= 3, "{}", runs.runs.len());
+    }
+
+    #[test]
+    fn bodies_of_a_queue_with_its_own_key_cut_no_runs() {
+        let mut used = KeyUse::default();
+        used.own(5, true);
+        (1..1000).for_each(|id| used.add_body(BodyId(id), if id % 2 == 0 { 5 } else { 3 }));
+        assert_eq!((used.bodies.runs.len(), used.count(3), used.count(5)), (1, 500, 499));
+        (1..1000).for_each(|id| used.release_body(BodyId(id)));
+        assert_eq!((used.count(3), used.count(5), used.own_bodies.len()), (0, 0, 0));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::error::{SlotRefusal, StoreError};
 use super::files;
+use crate::broker::id::QueueId;
 use crate::seal::Credential;
 use crate::seal::key::Dek;
 use crate::seal::keyring::{KeyEntry, Keyring, KeyringError, SLOTS_MAX, SealedKeyring, Slot, hex};
@@ -16,8 +17,19 @@ use crate::seal::slot_key::{Cost, SlotKey};
 
 pub(super) const COPIES: [&str; 2] = ["keyring", "keyring.mirror"];
 const CLASS_EPOCH: u8 = 1;
+const CLASS_QUEUE: u8 = 2;
 const STATE_SEALS: u8 = 1;
 const STATE_OPENS: u8 = 2;
+
+/// The queue whose own key this is; `None` for a key of all other queues.
+pub(super) fn queue_of(entry: &KeyEntry) -> Option<QueueId> {
+    (entry.class == CLASS_QUEUE).then_some(QueueId(entry.scope))
+}
+
+/// New records are sealed under it.
+pub(super) fn seals(entry: &KeyEntry) -> bool {
+    entry.state == STATE_SEALS
+}
 
 /// The open keyring together with the place of its copies.
 pub(super) struct KeyringFile {
@@ -120,28 +132,43 @@ impl KeyringFile {
     pub(super) fn next_data_key(
         &mut self,
         now_ms: u64,
-        is_used: impl Fn(u32) -> bool,
+        is_used: impl Fn(&KeyEntry) -> bool,
+    ) -> Result<Arc<Key>, StoreError> {
+        self.next_key(CLASS_EPOCH, 0, now_ms, is_used)
+    }
+
+    /// As [`KeyringFile::next_data_key`], for one queue alone.
+    pub(super) fn next_queue_key(&mut self, queue: QueueId, now_ms: u64) -> Result<Arc<Key>, StoreError> {
+        self.next_key(CLASS_QUEUE, queue.0, now_ms, |_| true)
+    }
+
+    fn next_key(
+        &mut self,
+        class: u8,
+        scope: u64,
+        now_ms: u64,
+        is_used: impl Fn(&KeyEntry) -> bool,
     ) -> Result<Arc<Key>, StoreError> {
         let dek = Dek::generate().map_err(|e| StoreError::system(&self.dir, e))?;
         // One key per generation, so an id is never used twice, even after its key was dropped.
         let key_id = u32::try_from(self.tried + 1)
             .map_err(|_| StoreError::system(&self.dir, "data key ids are used up"))?;
         let key = Arc::new(Key::data(key_id, &dek));
-        let sealing = |entry: &KeyEntry| entry.state == STATE_SEALS;
+        let sealing = |entry: &KeyEntry| seals(entry) && entry.class == class && entry.scope == scope;
         let before: Vec<u32> = self.ring.keys.iter().filter(|e| sealing(e)).map(|e| e.key_id).collect();
         for entry in self.ring.keys.iter_mut().filter(|entry| sealing(entry)) {
             (entry.state, entry.retired_ms) = (STATE_OPENS, now_ms);
         }
         self.ring.keys.push(KeyEntry {
             key_id,
-            class: CLASS_EPOCH,
+            class,
             state: STATE_SEALS,
             created_ms: now_ms,
             retired_ms: 0,
-            scope: 0,
+            scope,
             key: dek,
         });
-        let dropped = self.take_out(|entry| is_used(entry.key_id) || entry.key_id == key_id);
+        let dropped = self.take_out(|entry| is_used(entry) || entry.key_id == key_id);
         let written = self.advance(None);
         if written.is_err() {
             // What is on the disk is unknown; what is in use must stay what it was.
@@ -154,10 +181,9 @@ impl KeyringFile {
         written.map(|()| key)
     }
 
-    /// Drops the data keys that `is_used` disowns and that no longer seal; gives their ids. All that freed them
-    /// must be on the disk.
-    pub(super) fn drop_data_keys(&mut self, is_used: impl Fn(u32) -> bool) -> Result<Vec<u32>, StoreError> {
-        let dropped = self.take_out(|entry| entry.state == STATE_SEALS || is_used(entry.key_id));
+    /// Drops the keys that `stays` disowns; gives their ids. All that freed them must be on the disk.
+    pub(super) fn drop_keys(&mut self, stays: impl Fn(&KeyEntry) -> bool) -> Result<Vec<u32>, StoreError> {
+        let dropped = self.take_out(stays);
         let ids = dropped.iter().map(|entry| entry.key_id).collect();
         if dropped.is_empty() {
             return Ok(ids);
@@ -242,7 +268,7 @@ impl KeyringFile {
     fn write(&self, new: Option<&SlotKey>) -> Result<(), StoreError> {
         let bytes = self.ring.encode().map_err(|e| StoreError::system(&self.dir, e))?;
         for name in COPIES {
-            files::replace(&self.dir, name, &bytes, |written| {
+            files::replace_secret(&self.dir, name, &bytes, |written| {
                 let read_back =
                     SealedKeyring::parse(written).and_then(|ring| ring.check(&self.ring.root, new));
                 read_back.map_err(|e| e.to_string())
@@ -283,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut file = KeyringFile::create(dir.path(), kek(), [1; 16]).unwrap();
         let first = file.next_data_key(10, |_| true).unwrap().id;
-        let second = file.next_data_key(20, |id| id != first).unwrap().id;
+        let second = file.next_data_key(20, |entry| entry.key_id != first).unwrap().id;
         let third = file.next_data_key(30, |_| true).unwrap().id;
         assert!(0 < first && first < second && second < third);
         let file = KeyringFile::open(dir.path(), &kek()).unwrap();
@@ -376,14 +402,14 @@ mod tests {
         fs::create_dir_all(dir.path().join("keyring.tmp/x")).unwrap();
         assert!(file.add_slot(&slot(50)).is_err());
         assert!(file.next_data_key(3, |_| false).is_err());
-        assert!(file.drop_data_keys(|_| false).is_err());
+        assert!(file.drop_keys(seals).is_err());
         let mut after = facts(&file);
         after.2.sort();
         assert_eq!(after, before);
         fs::remove_dir_all(dir.path().join("keyring.tmp")).unwrap();
         file.add_slot(&slot(50)).unwrap();
         assert!(file.remove_slot(&hex(&slot(50).slot_id())[..6], false).is_ok());
-        assert_eq!(file.drop_data_keys(|_| false).unwrap(), [2]);
+        assert_eq!(file.drop_keys(seals).unwrap(), [2]);
         assert_eq!(facts(&KeyringFile::open(dir.path(), &kek()).unwrap()).0, 9);
     }
 

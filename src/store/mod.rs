@@ -44,8 +44,10 @@ mod presence;
 mod record;
 mod recovered;
 mod recovery;
+mod restored;
 mod rocks;
 mod sealing;
+mod shred;
 mod verify;
 mod watchdog;
 
@@ -179,6 +181,13 @@ impl Store {
         {
             tracing::warn!(body = id.0, "sealing is left to the committer: {e}");
         }
+        self.core.charge(body.charge());
+        Arc::new(body)
+    }
+
+    /// A body that stands apart from the one entry of a queue with a key of its own.
+    pub fn own_body(&self, message: &Message) -> Arc<SharedBody> {
+        let body = SharedBody::new(BodyId(self.core.next_body.fetch_add(1, Relaxed)), message.clone(), 1);
         self.core.charge(body.charge());
         Arc::new(body)
     }

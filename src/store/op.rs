@@ -39,6 +39,11 @@ pub(super) enum Op {
         queue: QueueId,
         bodies: Vec<Arc<SharedBody>>,
     },
+    /// The queue gets a key of its own; `anew` replaces the one that it has.
+    OwnKey {
+        queue: QueueId,
+        anew: bool,
+    },
     /// Nothing but a commit of its own; the health probe's.
     Touch,
     /// To be done with the keyring once the batch is on the disk.

@@ -14,7 +14,7 @@ use super::descriptor::{Descriptor, Mode};
 use super::error::StoreError;
 use super::files;
 use super::key_duty::KeyDuty;
-use super::keyring_file::KeyringFile;
+use super::keyring_file::{KeyringFile, queue_of, seals};
 use super::ledger::Ledger;
 use super::op::Op;
 use super::preflight::{self, Findings};
@@ -23,6 +23,7 @@ use super::recovered::Recovered;
 use super::recovery::{Counts, Terms, judge, restore};
 use super::rocks::{Rocks, Tail};
 use super::sealing::{Opening, Sealing};
+use super::shred::QueueKeys;
 use super::watchdog::{self, watched};
 use super::{OpenOptions, Padding, Store};
 use crate::seal::Credential;
@@ -70,17 +71,18 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         None => Opening::Plain,
         Some(file) => Opening::Sealed(Box::new(Opener::new(file.keys(), store))),
     };
-    let rocks = Arc::new(database(&terms, &mut opening, || counts(root))?);
-    let restored = restore(&terms, &rocks, &mut opening, counts(root))?;
+    let rocks = Arc::new(database(&terms, &mut opening, || counts(keyring.as_ref()))?);
+    let restored = restore(&terms, &rocks, &mut opening, counts(keyring.as_ref()))?;
     let wall_ms = now_ms();
     let commit_seq = restored.commit.commit_seq;
     let mark = Mark { commit_seq, generation: generation.unwrap_or_default(), wall_ms };
     let anchor = demand.start(store, key, mark)?;
-    let (sealing, data_key) = match &mut keyring {
-        None => (Sealing::Plain, None),
+    let (sealing, data_key, queue_keys) = match &mut keyring {
+        None => (Sealing::Plain, None, QueueKeys::default()),
         Some(file) => {
-            let key = file.next_data_key(wall_ms, |id| restored.uses(id))?;
-            (sealing(&dir, file, &key, padding)?, Some(key))
+            let key = file.next_data_key(wall_ms, |entry| restored.needs(entry))?;
+            let queue_keys = QueueKeys::of(file).map_err(|e| StoreError::system(&dir, e))?;
+            (sealing(&dir, file, &key, padding)?, Some(key), queue_keys)
         }
     };
     let Counts { mut ledger, presence } = restored.counts;
@@ -99,15 +101,21 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         delivered: DeliveryMarks::default(),
         commit_seq,
         key_duty: KeyDuty::new(keep_all_keys),
+        queue_keys,
+        told_generation: restored.commit.keyring_generation,
         value: Vec::new(),
         _lock: lock,
     };
     Ok((committer, restored.recovered, store))
 }
 
-pub(super) fn counts(root: Option<&RootKey>) -> Counts {
+pub(super) fn counts(keyring: Option<&KeyringFile>) -> Counts {
+    let root = keyring.map(|file| &file.ring().root);
     let sum = |key: Option<Secret<32>>| key.map_or_else(Multiset::public, |key| Multiset::new(&key));
-    let ledger = Ledger::new(sum(root.map(RootKey::multiset)), root.is_some());
+    let mut ledger = Ledger::new(sum(root.map(RootKey::multiset)), root.is_some());
+    for entry in keyring.iter().flat_map(|file| &file.ring().keys).filter(|entry| queue_of(entry).is_some()) {
+        ledger.key_use.own(entry.key_id, seals(entry));
+    }
     Counts { ledger, presence: Presence::new(sum(root.map(RootKey::state))) }
 }
 

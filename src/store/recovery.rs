@@ -12,7 +12,7 @@ use super::anchor::Demand;
 use super::body::SharedBody;
 use super::committer::Purge;
 use super::error::{QueueFault, StoreError};
-use super::layout::{Family, Key, MetaKey, parse_body, parse_entry, parse_meta};
+use super::layout::{Family, Key, MetaKey, RowKind, parse_body, parse_entry, parse_meta};
 use super::ledger::Ledger;
 use super::pieces::Pieces;
 use super::presence::{Kept, Presence};
@@ -21,6 +21,7 @@ use super::record::{
     read_row,
 };
 use super::recovered::{EXTRA, Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
+use super::restored::Restored;
 use super::rocks::Rocks;
 use super::sealing::{Facts, Opening, Unreadable, name_of};
 use super::verify::{Examined, examine};
@@ -51,26 +52,6 @@ impl Terms<'_> {
 pub(super) struct Counts {
     pub(super) ledger: Ledger,
     pub(super) presence: Presence,
-}
-
-/// What else the committer starts with.
-pub(super) struct Restored {
-    pub(super) recovered: Recovered,
-    pub(super) counts: Counts,
-    pub(super) purges: Vec<Purge>,
-    pub(super) commit: CommitRow,
-    pub(super) next_body: u64,
-    pub(super) next_row: u64,
-    used_keys: HashSet<u32>,
-    /// A record does not tell its key, so none can be dropped.
-    pub(super) keep_all_keys: bool,
-}
-
-impl Restored {
-    /// Whether a data key may still be needed.
-    pub(super) fn uses(&self, key_id: u32) -> bool {
-        self.keep_all_keys || self.used_keys.contains(&key_id)
-    }
 }
 
 struct Body {
@@ -229,21 +210,15 @@ impl Scan<'_> {
     }
 
     /// Notes which data key a record needs, whether it opened or not. An error that concerns the whole
-    /// store (a plain record, a missing key) is told apart from one that concerns the record alone.
-    /// Gives the key's id, 0 when none is known.
+    /// store (a plain record) is told apart from one that concerns the record alone. A missing key is no
+    /// error by itself: what is left of a queue that is being dropped, or a body that no entry names, may have been
+    /// sealed under a key that was destroyed. Gives the key's id, 0 when none is known.
     fn note_key(&mut self, value: &[u8], error: Option<Unreadable>) -> Result<u32, StoreError> {
-        match error {
-            Some(Unreadable::NotOpened(NotOpened::UnknownKey(key_id))) => {
-                self.missing_keys += 1;
-                self.missing_key = key_id;
-            }
-            Some(
-                e @ (Unreadable::SealedInPlain
-                | Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain))),
-            ) => {
-                return Err(self.refuse("a message record", e));
-            }
-            _ => {}
+        if let Some(
+            e @ (Unreadable::SealedInPlain | Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain))),
+        ) = error
+        {
+            return Err(self.refuse("a message record", e));
         }
         if self.opening.is_plain() {
             return Ok(0);
@@ -257,6 +232,14 @@ impl Scan<'_> {
                 self.keep_all_keys = true;
                 Ok(0)
             }
+        }
+    }
+
+    /// A live entry needs a key that is not there.
+    fn note_missing(&mut self, error: Option<Unreadable>) {
+        if let Some(Unreadable::NotOpened(NotOpened::UnknownKey(key_id))) = error {
+            self.missing_keys += 1;
+            self.missing_key = key_id;
         }
     }
 
@@ -317,6 +300,7 @@ impl Scan<'_> {
             }
             Err(_) => 0,
         };
+        self.note_missing(found.as_ref().err().copied());
         let put = self.counts.ledger.put(queue, seq, bytes, key_id);
         put.map_err(|e| self.damaged(format!("queue {}", queue.0), e.to_string()))?;
         match found {
@@ -372,11 +356,22 @@ impl Scan<'_> {
         self.counts.ledger.key_use.add_bodies(kept);
         let (used_keys, keep_all_keys) = (std::mem::take(&mut self.used_keys), self.keep_all_keys);
         let rows = std::mem::take(&mut self.rows);
+        let queue_rows = rows.iter().filter(|row| row.kind == RowKind::Queue).map(|row| row.id.0).collect();
         let quarantined = std::mem::take(&mut self.quarantined);
         let queues = self.take_queues(&quarantined);
         let recovered = Recovered { rows, queues, clean: commit.clean, quarantined, faults, created };
         let counts = self.counts;
-        Ok(Restored { recovered, counts, purges, commit, next_body, next_row, used_keys, keep_all_keys })
+        Ok(Restored {
+            recovered,
+            counts,
+            purges,
+            commit,
+            next_body,
+            next_row,
+            used_keys,
+            queue_rows,
+            keep_all_keys,
+        })
     }
 
     /// Whether everything that was committed is there, and nothing else; what is not, unless it is refused.

@@ -74,6 +74,26 @@ impl Sealing {
     }
 }
 
+impl Sealing {
+    /// As [`Sealing::seal`], under a queue's own key where there is one.
+    pub(super) fn seal_under(
+        &self,
+        own: Option<&Sealer>,
+        record: &impl Record,
+        family: Family,
+        key: &Key,
+        value: &mut Vec<u8>,
+    ) -> Result<Tag, TooLong> {
+        match (own, self) {
+            (Some(own), Sealing::Sealed { padding, .. }) => {
+                value.clear();
+                seal_with(own, *padding, record, family, key, value)
+            }
+            _ => self.seal(record, family, key, value),
+        }
+    }
+}
+
 /// Seals one record under a given sealer; `value` must be empty.
 pub(super) fn seal_with(
     sealer: &Sealer,

@@ -226,7 +226,7 @@ fn missing_data_keys_are_refused_with_their_count() {
     drop(file);
     let error = try_open(dir.path(), Mode::Sealed, Some(kek())).unwrap_err();
     let StoreError::DataKeyMissing { count, key_id, .. } = error else { panic!("{error}") };
-    assert_eq!((count, key_id), (3 + 2 + 2, 2), "inline entries, entries apart, pieces of the body");
+    assert_eq!((count, key_id), (3 + 2, 2), "inline entries, and entries apart");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod keys;
 mod leaks;
 mod memory;
 mod padding;
+mod shred;
 
 use std::fs;
 use std::path::Path;

@@ -17,7 +17,7 @@ use crate::server::key_service::{ServicePlace, TokenPlace};
 use crate::server::{descriptor, prompt};
 
 const SLOT_COLUMNS: [&str; 5] = ["id", "type", "state", "in_use", "cost"];
-const KEY_COLUMNS: [&str; 4] = ["id", "state", "age_seconds", "records"];
+const KEY_COLUMNS: [&str; 5] = ["id", "state", "age_seconds", "records", "queue"];
 
 /// Runs the verb; what it prints goes to `out`.
 pub(super) async fn run(verb: &KeyringVerb, common: &Common, out: &mut dyn Write) -> Result<(), Failure> {

@@ -393,7 +393,7 @@ mod tests {
         let broker = Broker::start(true);
         let (code, out, _) = broker.ctl("sealmqctl keyring status").await;
         let wanted = "Keyring of store ab, generation 9\n\nSlots\n\nid\ttype\tstate\tin_use\tcost\n\
-                      00ff00ff\tkey\tactive\ttrue\t\n\nData keys\n\nid\tstate\tage_seconds\trecords\n7\tseals\t0\t3\n";
+                      00ff00ff\tkey\tactive\ttrue\t\n\nData keys\n\nid\tstate\tage_seconds\trecords\tqueue\n7\tseals\t0\t3\t\n";
         assert_eq!((code, out.as_str()), (exit::OK, wanted));
         let passphrase = broker.0.path().join("passphrase");
         std::fs::write(&passphrase, "correct horse\n").unwrap();
