@@ -82,6 +82,12 @@ pub fn compare(sealed: &Path, plain: &Path, needles: &Needles) -> Result<Compare
         let span = Span { file, start: 0, end: CONTRAST_BYTES, hits: Vec::new(), marks: Vec::new() };
         span.show().map_err(|error| report.errors.push(error)).ok()
     });
+    if is_plain_by_its_own_word(sealed) {
+        report.errors.push(format!(
+            "{} is a plain store, as its SEALMQ_STORE says, and was given as the sealed one: are the two exchanged?",
+            sealed.display()
+        ));
+    }
     let complete = [&report.sealed, &report.plain].iter().all(|side| side.errors.is_empty());
     if report.plain.hit_count() == 0 {
         report.errors.push(format!(
@@ -96,6 +102,12 @@ pub fn compare(sealed: &Path, plain: &Path, needles: &Needles) -> Result<Compare
         (true, _) => Outcome::Found,
     };
     Ok(report)
+}
+
+/// The one thing that is read of a store's format: whoever exchanges the two directories must not be told of a leak.
+fn is_plain_by_its_own_word(dir: &Path) -> bool {
+    let descriptor = std::fs::read(dir.join("SEALMQ_STORE")).unwrap_or_default();
+    String::from_utf8_lossy(&descriptor).contains("\"plain-insecure\"")
 }
 
 /// A part of a file that is to be shown.

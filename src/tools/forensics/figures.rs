@@ -40,7 +40,7 @@ pub(super) fn histogram(portrait: &Portrait) -> String {
     let tallest = share.max(TALLEST_SHARE_MIN);
     let total = portrait.bytes.max(1) as f64;
     let mut bars = String::new();
-    for (value, count) in portrait.histogram.iter().enumerate().filter(|(_, count)| **count > 0) {
+    for (value, count) in portrait.histogram.0.iter().enumerate().filter(|(_, count)| **count > 0) {
         let height = (*count as f64 / total / tallest * (HEIGHT - 4.0)).max(0.6);
         // Writing into a String cannot fail.
         let _ = write!(bars, "M{} {HEIGHT}v-{height:.1}h1.7V{HEIGHT}z", value * 2);

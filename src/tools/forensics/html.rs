@@ -13,6 +13,8 @@ use crate::seal::keyring::hex;
 
 /// Files that are drawn; the others are in the table.
 const FILES_DRAWN_MAX: usize = 8;
+/// Bytes of the smallest file that is drawn without a hit in it: fewer make no picture.
+const DRAWN_BYTES_MIN: u64 = 256;
 /// Rows of that table.
 const FILES_LISTED_MAX: usize = 200;
 /// Places that are shown side by side.
@@ -310,6 +312,7 @@ fn drawn_paths(report: &CompareReport) -> Vec<&str> {
         *weight = (weight.0 + file.hit_count(), purpose(&file.path).0, weight.2.max(file.bytes));
     }
     let mut paths: Vec<(&str, (u64, bool, u64))> = weights.into_iter().collect();
+    paths.retain(|(_, (hits, _, bytes))| *hits > 0 || *bytes >= DRAWN_BYTES_MIN);
     paths.sort_by(|(a, x), (b, y)| y.cmp(x).then(a.cmp(b)));
     paths.into_iter().take(FILES_DRAWN_MAX).map(|(path, _)| path).collect()
 }

@@ -49,13 +49,37 @@ pub(super) struct Portrait {
     /// A [`Look`] for each byte that is drawn.
     pub(super) map: Vec<u8>,
     /// How often each byte value occurs, in the whole file.
-    pub(super) histogram: [u64; 256],
+    pub(super) histogram: Histogram,
     /// The entropy of each window, in bits per byte; together they are the whole file.
     pub(super) entropies: Vec<f64>,
     /// Bytes of a window; the last one may be shorter.
     pub(super) window_bytes: u64,
     /// Of the whole file.
     pub(super) sha256: [u8; 32],
+}
+
+/// How often each byte value occurs.
+pub(super) struct Histogram(pub(super) [u64; 256]);
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram([0; 256])
+    }
+}
+
+impl Histogram {
+    fn count(&mut self, byte: u8) {
+        self.0[usize::from(byte)] += 1;
+    }
+}
+
+/// The window that is being read.
+#[derive(Default)]
+struct Window {
+    histogram: Histogram,
+    bytes: u64,
+    /// Bytes up to the next one that is drawn.
+    until_drawn: u64,
 }
 
 impl Portrait {
@@ -71,13 +95,13 @@ impl Portrait {
             bytes: 0,
             step,
             map: Vec::new(),
-            histogram: [0; 256],
+            histogram: Histogram::default(),
             entropies: Vec::new(),
             window_bytes,
             sha256: [0; 32],
         };
         let (mut buffer, mut hash) = (vec![0; CHUNK_BYTES], Sha256::new());
-        let mut window = ([0u64; 256], 0);
+        let mut window = Window::default();
         loop {
             let count = match source.read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -89,27 +113,30 @@ impl Portrait {
                 portrait.see(*byte, &mut window);
             }
         }
-        if window.1 > 0 {
-            portrait.entropies.push(entropy(&window.0));
+        if window.bytes > 0 {
+            portrait.entropies.push(entropy(&window.histogram.0));
         }
         portrait.mark(hits);
         portrait.sha256 = hash.finalize().into();
         Ok(portrait)
     }
 
-    fn see(&mut self, byte: u8, window: &mut ([u64; 256], u64)) {
-        // A file that grew meanwhile is drawn up to the length that was announced.
-        if self.bytes.is_multiple_of(self.step) && self.map.len() < MAP_PIXELS_MAX {
-            self.map.push(Look::of(byte) as u8);
+    fn see(&mut self, byte: u8, window: &mut Window) {
+        if window.until_drawn == 0 {
+            // A file that grew meanwhile is drawn up to the length that was announced.
+            if self.map.len() < MAP_PIXELS_MAX {
+                self.map.push(Look::of(byte) as u8);
+            }
+            window.until_drawn = self.step;
         }
-        let place = usize::from(byte);
-        self.histogram.iter_mut().skip(place).take(1).for_each(|count| *count += 1);
-        window.0.iter_mut().skip(place).take(1).for_each(|count| *count += 1);
+        window.until_drawn -= 1;
+        self.histogram.count(byte);
+        window.histogram.count(byte);
         self.bytes += 1;
-        window.1 += 1;
-        if window.1 == self.window_bytes {
-            self.entropies.push(entropy(&window.0));
-            *window = ([0; 256], 0);
+        window.bytes += 1;
+        if window.bytes == self.window_bytes {
+            self.entropies.push(entropy(&window.histogram.0));
+            *window = Window { until_drawn: window.until_drawn, ..Window::default() };
         }
     }
 
@@ -126,18 +153,18 @@ impl Portrait {
 
     /// Shannon entropy of the whole file, in bits per byte.
     pub(super) fn entropy(&self) -> f64 {
-        entropy(&self.histogram)
+        entropy(&self.histogram.0)
     }
 
     /// The share of bytes that are text, 0 to 1. Of random bytes it is 98 in 256.
     pub(super) fn text_share(&self) -> f64 {
-        let texts = (0..=255u8).zip(self.histogram).filter(|(byte, _)| Look::of(*byte) == Look::Text);
+        let texts = (0..=255u8).zip(self.histogram.0).filter(|(byte, _)| Look::of(*byte) == Look::Text);
         texts.map(|(_, count)| count).sum::<u64>() as f64 / self.bytes.max(1) as f64
     }
 
     /// The most frequent byte and its share.
     pub(super) fn peak(&self) -> (u8, f64) {
-        let most = (0..=255u8).zip(self.histogram).max_by_key(|(_, count)| *count).unwrap_or_default();
+        let most = (0..=255u8).zip(self.histogram.0).max_by_key(|(_, count)| *count).unwrap_or_default();
         (most.0, most.1 as f64 / self.bytes.max(1) as f64)
     }
 }
@@ -158,14 +185,14 @@ pub(super) fn entropy_of_chance(window_bytes: u64) -> f64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut sum = 0.0;
     for _ in 0..TRIALS {
-        let mut histogram = [0; 256];
+        let mut histogram = Histogram::default();
         for _ in 0..window_bytes {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            histogram.iter_mut().skip((state >> 32) as usize & 0xff).take(1).for_each(|count| *count += 1);
+            histogram.count((state >> 32) as u8);
         }
-        sum += entropy(&histogram);
+        sum += entropy(&histogram.0);
     }
     sum / TRIALS as f64
 }
@@ -192,7 +219,7 @@ mod tests {
         assert_eq!(portrait.step, 7);
         assert_eq!(portrait.map.len(), 100_000usize.div_ceil(7));
         assert_eq!(portrait.map.last(), Some(&(Look::Hit as u8)));
-        assert_eq!(portrait.histogram.iter().sum::<u64>(), 100_000);
+        assert_eq!(portrait.histogram.0.iter().sum::<u64>(), 100_000);
         assert_eq!(portrait.entropies.len() as u64, 100_000u64.div_ceil(portrait.window_bytes));
         assert_eq!(portrait.entropies.first(), Some(&0.0));
         assert!(portrait.entropies.last().is_some_and(|last| *last > 5.0));

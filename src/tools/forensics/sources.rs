@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 
 use crate::server::offline::{self, Flags, Found};
@@ -62,7 +62,8 @@ impl KeyArguments {
         if mode_as_found(dir) == Mode::PlainInsecure && self.config.is_empty() {
             return Ok(Found { credential: None, anchor: None });
         }
-        Ok(offline::find(&self.flags()?, dir)?)
+        // Its text says all that its causes say.
+        offline::find(&self.flags()?, dir).map_err(|error| anyhow!("{error}"))
     }
 
     /// The same where decrypting is asked for by naming a source, and not by what lies about.
