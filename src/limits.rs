@@ -197,3 +197,9 @@ pub const AUDIT_FAULTS_MAX: usize = 10_000;
 
 /// Records that an audit opens between two reports of how far it has come.
 pub const AUDIT_PROGRESS_RECORDS: u64 = 4096;
+
+/// Seconds that a key server may take for one answer: a start should not hang on it, and it is asked twice at most.
+pub const KEY_SERVICE_SECONDS_MAX: u64 = 10;
+
+/// Most bytes of a key server's answer; Vault's has less than one thousand.
+pub const KEY_SERVICE_ANSWER_BYTES_MAX: usize = 64 * 1024;

@@ -81,9 +81,9 @@ const POWERS: &[Power] = &[
     },
     Power {
         name: "TLS and TCP sockets",
-        words: &["rustls", "tokio_rustls", "TcpListener", "TcpStream"],
-        owners: &["net/", "server/healthcheck", "tools/"],
-        remedy: "AMQP sockets belong to `net`; tools and the health check own their client side",
+        words: &["rustls", "tokio_rustls", "ureq", "TcpListener", "TcpStream"],
+        owners: &["net/", "server/healthcheck", "server/vault", "tools/"],
+        remedy: "AMQP sockets belong to `net`; tools, the health check and a key server own their client side",
     },
     Power {
         name: "Unix sockets",

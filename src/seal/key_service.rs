@@ -60,7 +60,7 @@ impl Service {
     pub fn is_built_in(self) -> bool {
         match self {
             Service::Pkcs11 => cfg!(feature = "pkcs11"),
-            Service::Vault => false,
+            Service::Vault => cfg!(feature = "vault"),
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::seal::key_service::{KeyService, Service, ServiceError};
 pub enum ServicePlace {
     /// A token.
     Pkcs11(TokenPlace),
+    /// A key server.
+    Vault(VaultPlace),
 }
 
 /// A key in a token.
@@ -34,11 +36,32 @@ pub struct TokenPlace {
     pub pin: Option<Secret>,
 }
 
+/// A key in the transit engine of Vault or OpenBao.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VaultPlace {
+    /// `https://HOST:PORT`.
+    pub address: String,
+    /// Where the engine is mounted.
+    pub mount: String,
+    /// The key's name.
+    pub key: String,
+    /// The namespace of the mount, if there are any.
+    pub namespace: Option<String>,
+    /// A file with a token that may encrypt and decrypt under the key.
+    pub token_file: PathBuf,
+    /// A file with the authorities, in PEM, that Vault's certificate may come from.
+    pub ca_file: PathBuf,
+}
+
+/// Where the transit engine is unless somebody has put it elsewhere.
+pub const VAULT_MOUNT_DEFAULT: &str = "transit";
+
 impl ServicePlace {
     /// Which service it is.
     pub fn service(&self) -> Service {
         match self {
             ServicePlace::Pkcs11(_) => Service::Pkcs11,
+            ServicePlace::Vault(_) => Service::Vault,
         }
     }
 
@@ -48,6 +71,7 @@ impl ServicePlace {
             ServicePlace::Pkcs11(place) => {
                 place.pin_file.as_deref().into_iter().chain([place.module.as_path()]).collect()
             }
+            ServicePlace::Vault(place) => vec![&place.token_file, &place.ca_file],
         }
     }
 
@@ -55,13 +79,14 @@ impl ServicePlace {
     pub fn secret_file(&self) -> Option<&Path> {
         match self {
             ServicePlace::Pkcs11(place) => place.pin_file.as_deref(),
+            ServicePlace::Vault(place) => Some(&place.token_file),
         }
     }
 }
 
 /// What the configuration names, each with the key that stands for all of its keys.
 pub(super) fn read(settings: &Settings) -> Result<Vec<(&'static str, ServicePlace)>> {
-    Ok(token(settings)?.into_iter().collect())
+    Ok(token(settings)?.into_iter().chain(vault(settings)?).collect())
 }
 
 const TOKEN_KEYS: [&str; 5] = [
@@ -100,6 +125,31 @@ fn token(settings: &Settings) -> Result<Option<(&'static str, ServicePlace)>> {
     }
 }
 
+const VAULT_KEYS: [&str; 6] = [
+    "at_rest.kek.vault.address",
+    "at_rest.kek.vault.mount",
+    "at_rest.kek.vault.key",
+    "at_rest.kek.vault.namespace",
+    "at_rest.kek.vault.token_file",
+    "at_rest.kek.vault.ca_file",
+];
+
+fn vault(settings: &Settings) -> Result<Option<(&'static str, ServicePlace)>> {
+    let [address, mount, key, namespace, token_file, ca_file] = VAULT_KEYS;
+    if !VAULT_KEYS.iter().any(|key| settings.entry(key).is_some()) {
+        return Ok(None);
+    }
+    let place = VaultPlace {
+        address: settings.text(address)?.ok_or_else(|| missing(address))?,
+        mount: settings.text(mount)?.unwrap_or_else(|| VAULT_MOUNT_DEFAULT.into()),
+        key: settings.text(key)?.ok_or_else(|| missing(key))?,
+        namespace: settings.text(namespace)?,
+        token_file: settings.path(token_file)?.ok_or_else(|| missing(token_file))?,
+        ca_file: settings.path(ca_file)?.ok_or_else(|| missing(ca_file))?,
+    };
+    Ok(Some((address, ServicePlace::Vault(place))))
+}
+
 fn missing(key: &str) -> Error {
     Error::NoKey { problem: format!("{key} is not set, and others of its kind are") }
 }
@@ -114,10 +164,14 @@ pub(super) fn connect(place: &ServicePlace) -> std::result::Result<Box<dyn KeySe
         ServicePlace::Pkcs11(place) => Ok(Box::new(super::pkcs11::Token::find(place)?)),
         #[cfg(not(feature = "pkcs11"))]
         ServicePlace::Pkcs11(_) => Err(not_built_in(place.service(), "build it with `--features pkcs11`")),
+        #[cfg(feature = "vault")]
+        ServicePlace::Vault(place) => Ok(Box::new(super::vault::Vault::find(place)?)),
+        #[cfg(not(feature = "vault"))]
+        ServicePlace::Vault(_) => Err(not_built_in(place.service(), "build it with `--features vault`")),
     }
 }
 
-#[cfg(not(feature = "pkcs11"))]
+#[cfg(not(all(feature = "pkcs11", feature = "vault")))]
 fn not_built_in(service: Service, remedy: &'static str) -> ServiceError {
     ServiceError {
         code: "E_KEY_SERVICE_MISSING",
@@ -169,6 +223,31 @@ mod tests {
         ] {
             assert!(read_text(&wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn vault_has_an_address_a_key_a_token_and_an_authority() {
+        let whole = "at_rest.kek.vault.address = https://v:8200\nat_rest.kek.vault.key = k\nat_rest.kek.vault.token_file = /s/token\nat_rest.kek.vault.ca_file = /c/ca.pem\n";
+        let place = VaultPlace {
+            address: "https://v:8200".into(),
+            mount: "transit".into(),
+            key: "k".into(),
+            namespace: None,
+            token_file: "/s/token".into(),
+            ca_file: "/c/ca.pem".into(),
+        };
+        let wanted = |place| [("at_rest.kek.vault.address", ServicePlace::Vault(place))];
+        assert_eq!(read_text(whole).unwrap(), wanted(place.clone()));
+        let named = format!("{whole}at_rest.kek.vault.mount = t/x\nat_rest.kek.vault.namespace = n\n");
+        let (mount, namespace) = ("t/x".into(), Some("n".into()));
+        assert_eq!(read_text(&named).unwrap(), wanted(VaultPlace { mount, namespace, ..place }));
+        for line in whole.lines() {
+            assert!(read_text(&whole.replace(line, "")).is_err(), "without {line}");
+        }
+        assert_eq!(
+            read_text(&format!("{whole}{TOKEN}at_rest.kek.pkcs11.pin_file = /s/pin\n")).unwrap().len(),
+            2
+        );
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub mod secret;
 pub mod settings;
 pub mod users;
 pub mod values;
+#[cfg(feature = "vault")]
+mod vault;
 
 pub use config::Config;
 pub use error::Error;

@@ -1,18 +1,23 @@
-"""Keys that stay elsewhere: a PKCS#11 token (SoftHSM here).
+"""Keys that stay elsewhere: a PKCS#11 token (SoftHSM here), the transit engine of Vault (a server of our own, transit.py).
 
-The broker under test must have been built with the feature (`cargo build --features pkcs11`); where it was not, or SoftHSM
-and pkcs11-tool are missing, the tests say so and are skipped.
+The broker under test must have been built with the features (`cargo build --features pkcs11,vault`); where it was not, or
+SoftHSM and pkcs11-tool are missing, the tests say so and are skipped. With SEALMQ_KEY_SERVICES set, a broker that was not is
+a failure: scripts/test has just built it.
 """
 
+import hashlib
 import os
 import shutil
 import stat
 import struct
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
+from native import free_port
 from test_keys import EXIT_CONFIGURATION, EXIT_STORE, OTHER_KEY, hkdf, kek, keyring, publish, refusal, secret, source, waiting
+from transit import Transit, say
 
 EXIT_UNAVAILABLE = 75
 PIN, LABEL, KEY = "493817", "token-of-this-run", "key-of-this-run"
@@ -25,7 +30,9 @@ def built_with(broker, *lines):
     source(broker, *lines)
     started = subprocess.run(broker.command(), env=os.environ | broker.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert started.returncode == EXIT_CONFIGURATION, started.stderr
-    return "E_KEY_SERVICE_MISSING" not in started.stderr, started.stderr
+    is_built_in = "E_KEY_SERVICE_MISSING" not in started.stderr
+    assert is_built_in or not os.environ.get("SEALMQ_KEY_SERVICES"), started.stderr
+    return is_built_in, started.stderr
 
 
 # ---- PKCS#11
@@ -218,9 +225,212 @@ def test_another_program_finds_the_slots_key_by_the_published_layout(native, tok
         assert slot[20:52] == hkdf(key, b"sealmq/v1/kcv" + content[12:28], 32)
 
 
+# ---- Vault
+
+
+@pytest.fixture
+def vault(native, tmp_path):
+    broker = native(start=False)
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "token").chmod(0o400)
+    is_built_in, _ = built_with(broker, "at_rest.kek.vault.address = http://no", "at_rest.kek.vault.key = k", f"at_rest.kek.vault.token_file = {tmp_path}/token", "at_rest.kek.vault.ca_file = /no/such/file")
+    if not is_built_in:
+        pytest.skip("SKIPPED: this broker was built without `--features vault`")
+    certificates = broker.certs / "certs"
+    server = Transit(free_port(), certificates / "server_certificate.pem", broker.certs / "private" / "server_key.pem")
+    server.authority = certificates / "ca_certificate.pem"
+    yield server
+    server.close()
+
+
+def vault_place(broker, vault, **changes):
+    address = f"https://localhost:{vault.server.server_address[1]}"
+    token = secret(broker, "vault_token", changes.pop("token", vault.token) + "\n")
+    return {"address": address, "key": "sealmq", "token_file": token, "ca_file": vault.authority} | changes
+
+
+def vault_lines(broker, vault, **changes):
+    return [f"at_rest.kek.vault.{name} = {value}" for name, value in vault_place(broker, vault, **changes).items()]
+
+
+def vault_flags(broker, vault, **changes):
+    place = vault_place(broker, vault, **changes)
+    return ["--vault", *(word for name, value in place.items() for word in ("--" + name.replace("_", "-"), value))]
+
+
+def on_vault(native, vault):
+    broker = native(start=False)
+    source(broker, *vault_lines(broker, vault))
+    broker.start()
+    return broker
+
+
+def test_a_store_is_made_and_opened_by_a_key_that_stays_in_vault(native, vault):
+    broker = on_vault(native, vault)
+    publish(broker, "one")
+    assert [(slot["type"], slot["in_use"]) for slot in keyring(broker, "status")["slots"]] == [("vault", True)]
+    asked = len(vault.requests)
+    assert {path for path, _, _ in vault.requests} == {"/v1/transit/encrypt/sealmq", "/v1/transit/decrypt/sealmq"}
+    assert all(headers["Content-Type"] == "application/json" for _, headers, _ in vault.requests)
+    broker.kill()
+    broker.start()
+    assert waiting(broker) == ["one"]
+    assert [path for path, _, _ in vault.requests[asked:]] == ["/v1/transit/decrypt/sealmq"], "one request at a start"
+    for path in [path for path in broker.data.rglob("*") if path.is_file()]:
+        assert vault.token.encode() not in path.read_bytes(), path
+    assert vault.token not in broker.logged()
+
+
+def test_serving_does_not_need_vault(native, vault):
+    broker = on_vault(native, vault)
+
+    def is_sealed(handler):
+        say(handler, 503, {"errors": ["Vault is sealed"]})
+
+    vault.misbehave = is_sealed
+    publish(broker, "one")
+    assert len(keyring(broker, "rotate-dek")["data_keys"]) == 2
+    broker.stop()
+    assert "Vault is sealed" in refusal(broker, "E_VAULT_UNREACHABLE", EXIT_UNAVAILABLE)
+    vault.misbehave = None
+    broker.start()
+    assert waiting(broker) == ["one"]
+
+
+def too_much(handler):
+    say(handler, 200, b'{"data":"' + b"x" * 100_000 + b'"}')
+
+
+def elsewhere(handler):
+    say(handler, 307, b"", [("Location", "https://localhost:1/v1/transit/encrypt/sealmq")])
+
+
+def no_json(handler):
+    say(handler, 200, b"<html>")
+
+
+def short_key(handler):
+    say(handler, 200, {"data": {"ciphertext": "vault:v1:eA==", "plaintext": "eA=="}})
+
+
+def another_key(handler):
+    say(handler, 200, {"data": {"ciphertext": "vault:v1:eA==", "plaintext": "A" * 43 + "="}})
+
+
+def a_script(handler):
+    say(handler, 200, {"data": {"ciphertext": 'vault:v1:","x":"'}})
+
+
+def bad_gateway(handler):
+    say(handler, 502, b"<html>")
+
+
+def hang_up(handler):
+    handler.connection.close()
+
+
+VAULT_REFUSALS = {
+    "plain HTTP": ("E_VAULT_ADDRESS", EXIT_CONFIGURATION, {"address": "http://localhost:8200"}, None),
+    "a key whose name leads elsewhere": ("E_VAULT_ADDRESS", EXIT_CONFIGURATION, {"key": "../../sys/seal"}, None),
+    "nobody there": ("E_VAULT_UNREACHABLE", EXIT_UNAVAILABLE, {"address": "https://localhost:1"}, None),
+    "a name that nobody has": ("E_VAULT_UNREACHABLE", EXIT_UNAVAILABLE, {"address": "https://vault.invalid"}, None),
+    "a certificate of another authority": ("E_VAULT_TLS", EXIT_CONFIGURATION, {"ca_file": "{other}/certs/ca_certificate.pem"}, None),
+    "an authority that is none": ("E_VAULT_TLS", EXIT_CONFIGURATION, {"ca_file": "/etc/hostname"}, None),
+    "a wrong token": ("E_VAULT_DENIED", EXIT_CONFIGURATION, {"token": "s.another"}, None),
+    "a token that others may read": ("E_VAULT_TOKEN", EXIT_CONFIGURATION, {}, None),
+    "a key that is not there": ("E_VAULT_KEY", EXIT_CONFIGURATION, {"key": "another"}, None),
+    "a mount that is not there": ("E_VAULT_KEY", EXIT_CONFIGURATION, {"mount": "elsewhere"}, None),
+    "a key of the wrong kind": (
+        "E_VAULT_REFUSED",
+        EXIT_CONFIGURATION,
+        {},
+        lambda handler: say(handler, 400, {"errors": ["'[0].associated_data' provided for non-AEAD cipher suite rsa-2048"]}),
+    ),
+    "more than an answer": ("E_VAULT_ANSWER", EXIT_CONFIGURATION, {}, too_much),
+    "another address": ("E_VAULT_ANSWER", EXIT_CONFIGURATION, {}, elsewhere),
+    "no JSON": ("E_VAULT_ANSWER", EXIT_CONFIGURATION, {}, no_json),
+    "a ciphertext that is none": ("E_VAULT_ANSWER", EXIT_CONFIGURATION, {}, a_script),
+    "a key of one byte": ("E_VAULT_ANSWER", EXIT_CONFIGURATION, {}, short_key),
+    "a key that is not the one": ("E_KEY_SERVICE", EXIT_CONFIGURATION, {}, another_key),
+    "a gateway that has lost it": ("E_VAULT_UNREACHABLE", EXIT_UNAVAILABLE, {}, bad_gateway),
+    "a connection that ends": ("E_VAULT_UNREACHABLE", EXIT_UNAVAILABLE, {}, hang_up),
+}
+
+
+@pytest.mark.parametrize("what", VAULT_REFUSALS)
+def test_a_vault_that_does_not_serve_keeps_the_broker_from_starting(native, vault, what):
+    code, status, changes, misbehave = VAULT_REFUSALS[what]
+    broker = native(start=False)
+    changes = {name: value.replace("{other}", str(broker.certs)) for name, value in changes.items()}
+    source(broker, *vault_lines(broker, vault, **changes))
+    if "others may read" in what:
+        (broker.folder / "secrets" / "vault_token").chmod(0o440)
+    vault.misbehave = misbehave
+    said = refusal(broker, code, status)
+    assert vault.token not in said and "s.another" not in said
+    assert not broker.data.exists(), "no store without a key"
+
+
+def test_a_vault_that_does_not_answer_is_not_waited_for(native, vault):
+    broker = native(start=False)
+    source(broker, *vault_lines(broker, vault))
+    over = threading.Event()
+    vault.misbehave = lambda handler: over.wait(50)
+    try:
+        assert "timeout" in refusal(broker, "E_VAULT_UNREACHABLE", EXIT_UNAVAILABLE)
+        assert not over.is_set()
+    finally:
+        over.set()
+
+
+def test_another_key_of_the_same_name_in_vault_is_a_wrong_key(native, vault):
+    broker = on_vault(native, vault)
+    broker.stop()
+    vault.keys["transit/sealmq"] = bytes(32)
+    assert "the key in Vault on 1 slots" in refusal(broker, "E_KEK_WRONG", EXIT_STORE)
+
+
+def test_vault_is_added_to_a_store_with_a_key_file_and_takes_its_place(native, vault):
+    broker = native()
+    publish(broker, "one")
+    old = keyring(broker, "status")["slots"][0]["id"]
+    before = (broker.data / "keyring").read_bytes()
+    status, said = keyring(broker, "add-slot", *vault_flags(broker, vault, token="s.another"), check=False)
+    assert (status, "E_VAULT_DENIED" in said) == (65, True), said
+    assert (broker.data / "keyring").read_bytes() == before
+    added = keyring(broker, "add-slot", *vault_flags(broker, vault, mount="transit"))
+    assert [(slot["type"], slot["in_use"]) for slot in added["slots"]] == [("key", True), ("vault", False)]
+    broker.stop()
+    source(broker, *vault_lines(broker, vault))
+    broker.start()
+    keyring(broker, "remove-slot", old)
+    assert waiting(broker) == ["one"]
+    broker.kill()
+    broker.start()
+    assert waiting(broker) == ["one"]
+    broker.stop()
+    source(broker, f"at_rest.kek.file = {broker.folder}/secrets/at_rest_kek")
+    refusal(broker, "E_KEK_WRONG", EXIT_STORE)
+    # A change of one bit of what Vault gave is Vault's to find, behind a checksum that anybody can mend.
+    source(broker, *vault_lines(broker, vault))
+    for name in ("keyring", "keyring.mirror"):
+        content = bytearray((broker.data / name).read_bytes())
+        at = content.index(b"vault:v1:") + 20
+        content[at] = ord("A") if content[at] != ord("A") else ord("B")
+        content[-32:] = hashlib.sha256(content[:-32]).digest()
+        (broker.data / name).write_bytes(content)
+    refusal(broker, "E_KEK_WRONG", EXIT_STORE)
+
+
+# ---- without the features
+
+
 def test_a_broker_without_the_feature_says_so(native):
     broker = native(start=False)
     lines = ["at_rest.kek.pkcs11.module = /no/such.so", "at_rest.kek.pkcs11.token = t", "at_rest.kek.pkcs11.label = l", "at_rest.kek.pkcs11.pin_env = HOME"]
     is_built_in, said = built_with(broker, *lines)
     assert is_built_in or "--features pkcs11" in said
+    lines = ["at_rest.kek.vault.address = http://no", "at_rest.kek.vault.key = k", f"at_rest.kek.vault.token_file = {secret(broker, 'token', 't')}", "at_rest.kek.vault.ca_file = /no/such/file"]
+    is_built_in, said = built_with(broker, *lines)
+    assert is_built_in or "--features vault" in said
     assert not broker.data.exists()

@@ -145,7 +145,7 @@ pub enum KeyringVerb {
     /// Shows slots and data keys; no key bytes
     Status,
     /// Lets one more key or passphrase open the store
-    AddSlot(NewSlot),
+    AddSlot(Box<NewSlot>),
     /// Takes the right to open the store from a slot
     RemoveSlot {
         /// The beginning of its id, as `keyring status` shows it
@@ -167,6 +167,9 @@ pub struct NewSlot {
     /// With `--pkcs11`.
     #[command(flatten)]
     pub token: TokenFlags,
+    /// With `--vault`.
+    #[command(flatten)]
+    pub vault: VaultFlags,
 }
 
 /// What will open the slot.
@@ -188,6 +191,9 @@ pub struct SlotSource {
     /// A key that stays in a token: with --module, --token, --label and --pin-file
     #[arg(long, requires_all = ["module", "token", "label", "pin_file"])]
     pub pkcs11: bool,
+    /// A key that stays in Vault or OpenBao: with --address, --key, --token-file and --ca-file
+    #[arg(long, requires_all = ["address", "key", "token_file", "ca_file"])]
+    pub vault: bool,
 }
 
 /// Which key of which token.
@@ -205,6 +211,29 @@ pub struct TokenFlags {
     /// A file with the token's PIN that only the broker can read
     #[arg(long, value_name = "FILE", requires = "pkcs11")]
     pub pin_file: Option<PathBuf>,
+}
+
+/// Which transit key of which server.
+#[derive(Debug, Args)]
+pub struct VaultFlags {
+    /// https://HOST:PORT
+    #[arg(long, value_name = "URL", requires = "vault")]
+    pub address: Option<String>,
+    /// Where the transit engine is mounted
+    #[arg(long, value_name = "PATH", requires = "vault")]
+    pub mount: Option<String>,
+    /// The key's name
+    #[arg(long, value_name = "NAME", requires = "vault")]
+    pub key: Option<String>,
+    /// The namespace of the mount
+    #[arg(long, value_name = "NAMESPACE", requires = "vault")]
+    pub namespace: Option<String>,
+    /// A file with a token of Vault that only the broker can read
+    #[arg(long, value_name = "FILE", requires = "vault")]
+    pub token_file: Option<PathBuf>,
+    /// A file with the authority of Vault's certificate
+    #[arg(long, value_name = "FILE", requires = "vault")]
+    pub ca_file: Option<PathBuf>,
 }
 
 // A hundred years are as good as for ever, and fit every clock.

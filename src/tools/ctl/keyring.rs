@@ -13,7 +13,7 @@ use super::listing;
 use super::verbs::{ask_with, prelude};
 use crate::limits::PASSPHRASE_BYTES_MAX;
 use crate::server::control::Request;
-use crate::server::key_service::{ServicePlace, TokenPlace};
+use crate::server::key_service::{ServicePlace, TokenPlace, VAULT_MOUNT_DEFAULT, VaultPlace};
 use crate::server::{descriptor, prompt};
 
 const SLOT_COLUMNS: [&str; 5] = ["id", "type", "state", "in_use", "cost"];
@@ -85,15 +85,27 @@ fn new_slot(new: &NewSlot) -> Result<(Request, Zeroizing<Vec<u8>>), Failure> {
 
 /// The service that is to keep the new slot's key, if one was named.
 fn service(new: &NewSlot) -> Result<Option<ServicePlace>, Failure> {
-    let token = &new.token;
-    let (true, Some(module), Some(name), Some(label)) =
-        (new.source.pkcs11, &token.module, &token.token, &token.label)
+    let NewSlot { source, token, vault } = new;
+    if let (true, Some(module), Some(name), Some(label)) =
+        (source.pkcs11, &token.module, &token.token, &token.label)
+    {
+        let pin_file = token.pin_file.as_deref().map(absolute).transpose()?;
+        let (module, token, label) = (absolute(module)?, name.clone(), label.clone());
+        return Ok(Some(ServicePlace::Pkcs11(TokenPlace { module, token, label, pin_file, pin: None })));
+    }
+    let (true, Some(address), Some(key), Some(token_file), Some(ca_file)) =
+        (source.vault, &vault.address, &vault.key, &vault.token_file, &vault.ca_file)
     else {
         return Ok(None);
     };
-    let pin_file = token.pin_file.as_deref().map(absolute).transpose()?;
-    let (module, token, label) = (absolute(module)?, name.clone(), label.clone());
-    Ok(Some(ServicePlace::Pkcs11(TokenPlace { module, token, label, pin_file, pin: None })))
+    Ok(Some(ServicePlace::Vault(VaultPlace {
+        address: address.clone(),
+        mount: vault.mount.clone().unwrap_or_else(|| VAULT_MOUNT_DEFAULT.into()),
+        key: key.clone(),
+        namespace: vault.namespace.clone(),
+        token_file: absolute(token_file)?,
+        ca_file: absolute(ca_file)?,
+    })))
 }
 
 fn absolute(file: &Path) -> Result<PathBuf, Failure> {
