@@ -123,6 +123,13 @@ pub const QUEUE_KEYS_MAX: usize = 16;
 /// queue was deleted is not sealed under another key.
 pub const GONE_QUEUES_MAX: usize = 4096;
 
+/// Hours after which a deleted message has left the disk, unless the configuration says otherwise: a day, so that
+/// everything is rewritten twice a day at most.
+pub const ERASE_HOURS_DEFAULT: u64 = 24;
+
+/// Removing deleted messages from the disk is tried again after this part of the time that it may take.
+pub const ERASE_RETRY_PARTS: u32 = 16;
+
 /// Longest wait of the health probe for a commit of its own, in seconds.
 pub const PROBE_SECONDS_MAX: u64 = 5;
 

@@ -2,11 +2,14 @@
 //! parsed or made here (`seal` and `store` do that); only a value given in the environment passes through, as a secret.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::key_service::{self, ServicePlace};
 use super::secret::Secret;
 use super::settings::{Settings, invalid};
+use super::values::duration;
+use crate::limits::ERASE_HOURS_DEFAULT;
 use crate::store::Padding;
 
 /// The file that every store has at its top; a key is never made where it exists.
@@ -60,6 +63,8 @@ pub struct Resolved {
     pub anchor: Option<PathBuf>,
     /// How a sealed store hides lengths.
     pub padding: Padding,
+    /// When a deleted message has left the disk.
+    pub erase_within: Duration,
     /// The folder that the key lies in, or would: where `sealmq-init` puts the administrator's password as well.
     pub secrets: Option<PathBuf>,
 }
@@ -74,6 +79,9 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
     let anchor = settings.path("at_rest.anchor.path")?;
     let padding =
         settings.parse("at_rest.padding", "none, padme or pow2", Padding::parse)?.unwrap_or_default();
+    let erase_within = settings
+        .parse("at_rest.erase_within", "a time such as 90s, 15m, 24h or 7d", duration)?
+        .unwrap_or(Duration::from_secs(ERASE_HOURS_DEFAULT * 3600));
     let file = settings.path("at_rest.kek.file")?;
     let generate_path =
         settings.path("at_rest.kek.generate_path")?.unwrap_or_else(|| PathBuf::from(GENERATED_KEK_DEFAULT));
@@ -85,7 +93,7 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
             data_dir.display()
         ));
         let secrets = folder_of(file.as_deref().unwrap_or(&generate_path));
-        return Ok(Resolved { at_rest: AtRest::PlainInsecure, padding, anchor, secrets });
+        return Ok(Resolved { at_rest: AtRest::PlainInsecure, padding, erase_within, anchor, secrets });
     }
     let source = kek_source(settings, data_dir, file.as_deref(), &generate_path)?;
     let secrets = match &source {
@@ -104,7 +112,7 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
         }
         _ => file.as_deref().and_then(folder_of),
     };
-    Ok(Resolved { at_rest: AtRest::Sealed(source), padding, anchor, secrets })
+    Ok(Resolved { at_rest: AtRest::Sealed(source), padding, erase_within, anchor, secrets })
 }
 
 fn kek_source(

@@ -2,6 +2,7 @@
 //! (flag > environment > file > default); nothing else in the program knows keys or variables.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::at_rest::{self, AtRest};
 use super::environment::Environment;
@@ -54,6 +55,8 @@ pub struct Config {
     pub anchor: Option<PathBuf>,
     /// How a sealed store hides lengths.
     pub padding: Padding,
+    /// When a deleted message has left the disk.
+    pub erase_within: Duration,
     /// The control socket's path.
     pub control_socket: PathBuf,
     /// What is worth telling, in order; see [`super::logging::tell`].
@@ -189,6 +192,7 @@ impl Config {
             at_rest: resolved.at_rest,
             anchor: resolved.anchor,
             padding: resolved.padding,
+            erase_within: resolved.erase_within,
             listeners,
             tls,
             data_dir,
@@ -409,6 +413,7 @@ default_pass = $(RABBITMQ_PASS)
         assert_eq!((user.name.as_str(), user.password.expose()), ("lab", "lab-pass-1"));
         assert!(matches!(config.at_rest, AtRest::Sealed(KekSource::Generate { .. })));
         assert_eq!(config.padding, Padding::Padme);
+        assert_eq!(config.erase_within, Duration::from_secs(24 * 3600));
         let warnings: Vec<_> = config.notices.iter().filter(|n| matches!(n, Notice::Warning(_))).collect();
         assert_eq!(warnings.len(), 2, "the plain listener and the new key: {warnings:?}");
     }
@@ -490,6 +495,8 @@ default_pass = $(RABBITMQ_PASS)
             "listeners.ssl.default = 0",
             "at_rest.mode = open",
             "at_rest.padding = zeros",
+            "at_rest.erase_within = 0",
+            "at_rest.erase_within = 5y",
         ] {
             let base = "at_rest.kek.file = ROOT/secrets/at_rest_kek\n";
             let key = line.split(' ').next().unwrap();

@@ -65,6 +65,7 @@ const OBEYED: &[&str] = &[
     "at_rest.anchor.path",
     "at_rest.mode",
     "at_rest.padding",
+    "at_rest.erase_within",
     "at_rest.kek.file",
     "at_rest.kek.env",
     "at_rest.kek.credential",

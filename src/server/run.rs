@@ -152,6 +152,7 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
         accept_rollback: accepted.rollback,
         quarantine: accepted.quarantine,
         padding: config.padding,
+        erase_within: config.erase_within,
         ..OpenOptions::new(&config.data_dir, mode, kek)
     })?;
     let messages: usize = recovered.queues.iter().map(|queue| queue.entries.len()).sum();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +87,21 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// Reads a time: `90s`, `15m`, `24h`, `7d`, or a number of seconds; not zero, and ten years at most.
+pub fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit.trim_start() {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let seconds = number.parse::<u64>().ok()?.checked_mul(seconds)?;
+    (1..=10 * 365 * 86_400).contains(&seconds).then(|| Duration::from_secs(seconds))
+}
+
 /// Reads a number of bytes: `1024`, `50MB`, `2GiB`, `1G`. As RabbitMQ since 3.13 (and Kubernetes) reads them:
 /// `k M G T P`, with or without `B`, are powers of 1000; `Ki Mi Gi Ti Pi`, with or without `B`, powers of 1024.
 pub fn bytes(text: &str) -> Option<u64> {
@@ -142,6 +158,16 @@ impl LogLevel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_seconds_or_have_a_unit_and_an_end() {
+        let seconds = |text| duration(text).map(|time| time.as_secs());
+        assert_eq!(["90", "90s", "15m", "24 h", "7d"].map(seconds), [90, 90, 900, 86_400, 604_800].map(Some));
+        assert_eq!(seconds("3650d"), Some(315_360_000));
+        for wrong in ["", "s", "0", "0h", "-1", "1.5h", "1y", "3651d", "99999999999999999999d", "1 h 1"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn reads_sizes_as_rabbitmq_does() {

@@ -94,6 +94,8 @@ pub(super) struct Counters {
     pub(super) last_commit_us: AtomicU64,
     /// Number of the last commit that is on the disk.
     pub(super) commit_seq: AtomicU64,
+    /// Keys that were removed.
+    pub(super) deletions: AtomicU64,
 }
 
 /// What [`Core::take`] gives the committer.
@@ -146,6 +148,11 @@ impl Core {
 
     pub(super) fn durable(&self) -> Position {
         Position(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Keys that were removed since the store was opened, and are known to be on the disk.
+    pub(super) fn deletions(&self) -> u64 {
+        self.counters.deletions.load(Ordering::Relaxed)
     }
 
     pub(super) fn failure(&self) -> Option<&CommitFailure> {

@@ -156,7 +156,7 @@ impl Committer {
         }
         if force || !batch.is_empty() || self.ledger.is_touched() {
             self.write_counters(&mut batch, &mut tally, clean)?;
-            let bytes = batch.size_bytes() as u64;
+            let (bytes, deletions) = (batch.size_bytes() as u64, batch.deletions);
             rocks.write(batch).map_err(|e| CommitFailure::Unknown(e.to_string()))?;
             // After the sync, before anybody is told.
             let mark = Mark { commit_seq: self.commit_seq, generation: self.generation(), wall_ms: now_ms() };
@@ -168,6 +168,7 @@ impl Committer {
             counters.commits.fetch_add(1, Relaxed);
             counters.records.fetch_add(tally.records, Relaxed);
             counters.bytes.fetch_add(bytes, Relaxed);
+            counters.deletions.fetch_add(deletions, Relaxed);
             counters.commit_seq.store(self.commit_seq, Relaxed);
             counters.last_commit_us.store(started.elapsed().as_micros() as u64, Relaxed);
         }

@@ -14,6 +14,7 @@
 //! | `keyring`, `keyring.mirror` | the sealed keys, twice |
 //! | `anchor` | how far the store has come; may lie elsewhere |
 //! | `store.lock` | held while the store is open |
+//! | `erased` | until when deleted messages have left the disk |
 //! | `db/` | RocksDB: column families `default`, `q`, `b` |
 
 mod anchor;
@@ -25,6 +26,7 @@ mod body;
 mod commit;
 mod committer;
 mod descriptor;
+mod erase;
 mod error;
 mod fault;
 mod files;
@@ -80,7 +82,7 @@ pub use recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row}
 
 use crate::broker::id::{BodyId, RowId};
 use crate::broker::message::Message;
-use crate::limits::{COMMITTER_SEAL_BYTES_MAX, PROBE_SECONDS_MAX};
+use crate::limits::{COMMITTER_SEAL_BYTES_MAX, ERASE_HOURS_DEFAULT, PROBE_SECONDS_MAX};
 use crate::seal::Credential;
 
 /// How to open a store.
@@ -100,13 +102,17 @@ pub struct OpenOptions {
     pub accept_rollback: Option<u64>,
     /// Opens a store whose queues do not hold what was committed, and serves what is there.
     pub quarantine: bool,
+    /// When a deleted message has left the disk: log, tables and blob files.
+    pub erase_within: Duration,
 }
 
 impl OpenOptions {
     /// Opens with the usual padding and the anchor in the data directory, and accepts no fault.
     pub fn new(dir: impl Into<PathBuf>, mode: Mode, kek: Option<Credential>) -> OpenOptions {
         let (dir, padding) = (dir.into(), Padding::default());
-        OpenOptions { dir, mode, kek, padding, anchor: None, accept_rollback: None, quarantine: false }
+        let erase_within = Duration::from_secs(ERASE_HOURS_DEFAULT * 3600);
+        let (anchor, accept_rollback, quarantine) = (None, None, false);
+        OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine, erase_within }
     }
 }
 
@@ -121,6 +127,7 @@ pub struct Store {
     mode: Mode,
     store: [u8; 16],
     padding: Padding,
+    eraser: erase::Eraser,
 }
 
 /// Sums since the store was opened.
@@ -204,6 +211,7 @@ impl Store {
     pub fn close(&self) -> Result<(), StoreError> {
         self.core.close();
         self.core.join();
+        self.eraser.stop();
         self.check()
     }
 

@@ -2,7 +2,7 @@
 //! a new data key, the first commit, the thread. Nothing that is there is ever made anew.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -11,6 +11,7 @@ use super::anchor::{self, ANCHOR_FILE, Demand, Mark};
 use super::commit::{Core, DeliveryMarks};
 use super::committer::{Committer, now_ms};
 use super::descriptor::{Descriptor, Mode};
+use super::erase::Eraser;
 use super::error::StoreError;
 use super::files;
 use super::key_duty::KeyDuty;
@@ -42,18 +43,25 @@ struct Identity {
 }
 
 pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), StoreError> {
-    let (dir, mode, padding) = (options.dir.clone(), options.mode, options.padding);
+    let (dir, mode, padding, within) =
+        (options.dir.clone(), options.mode, options.padding, options.erase_within);
     let anchor = options.anchor.clone().unwrap_or_else(|| dir.join(ANCHOR_FILE));
     let (committer, recovered, store) = prepare(options)?;
     let (core, rocks) = (Arc::clone(&committer.core), Arc::downgrade(&committer.rocks));
     start(&dir, &core, committer)?;
+    let eraser = Eraser::start(&dir, Weak::clone(&rocks), &core, within, recovered.created);
+    let eraser = eraser.inspect_err(|_| {
+        core.close();
+        core.join();
+    })?;
     warn_of_quarantine(&recovered);
-    Ok((Arc::new(Store { core, rocks, dir, anchor, mode, store, padding }), recovered))
+    Ok((Arc::new(Store { core, rocks, dir, anchor, mode, store, padding, eraser }), recovered))
 }
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.
 pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
-    let OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine } = options;
+    let OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine, erase_within: _ } =
+        options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     files::create_dir(&dir)?;

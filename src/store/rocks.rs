@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    InfoLogger, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
+    CompactOptions, DB, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options, ReadOptions,
+    WriteBatch, WriteOptions,
 };
 
 use super::blob_files;
@@ -15,6 +16,9 @@ use super::layout::{Family, Key};
 const MIB: usize = 1024 * 1024;
 /// Values above this go to blob files, so that compaction does not copy bodies.
 const BLOB_BYTES_MIN: u64 = 4096;
+/// Blob files up to this share, from the oldest, are rewritten when the tables that name them are.
+const BLOB_AGE_CUTOFF: &str = "blob_garbage_collection_age_cutoff";
+const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
 /// How much of a scan is read ahead, in bytes.
 const SCAN_READAHEAD_BYTES: usize = 2 * MIB;
 
@@ -39,6 +43,8 @@ pub(super) struct Rocks {
 pub(super) struct Batch<'a> {
     inner: WriteBatch,
     families: [&'a ColumnFamily; 3],
+    /// Keys that it removes.
+    pub(super) deletions: u64,
 }
 
 /// How the logs end (preflight.rs), which says how RocksDB is to read them.
@@ -77,7 +83,7 @@ impl Rocks {
     pub(super) fn batch(&self, capacity_bytes: usize) -> Result<Batch<'_>, RocksError> {
         let [meta, entries, bodies] = Family::ALL;
         let families = [self.family(meta)?, self.family(entries)?, self.family(bodies)?];
-        Ok(Batch { inner: WriteBatch::with_capacity_bytes(capacity_bytes), families })
+        Ok(Batch { inner: WriteBatch::with_capacity_bytes(capacity_bytes), families, deletions: 0 })
     }
 
     /// Writes the batch as one, and returns when it is on the disk.
@@ -95,6 +101,43 @@ impl Rocks {
             path: folder.to_path_buf(),
             reason: e.to_string(),
         })
+    }
+
+    /// Has everything that was deleted leave the log, the tables and the blob files: each is written anew without it,
+    /// and the old files are removed. Commits go on meanwhile.
+    pub(super) fn carry_out_deletions(&self) -> Result<(), StoreError> {
+        let errors = || self.db.property_int_value(BACKGROUND_ERRORS);
+        let work = || {
+            let before = errors()?;
+            for family in Family::ALL {
+                self.db.flush_cf(self.family(family)?)?;
+            }
+            self.db.set_options_cf(self.family(Family::Bodies)?, &[(BLOB_AGE_CUTOFF, "1.0")])?;
+            let mut options = CompactOptions::default();
+            options.set_exclusive_manual_compaction(false);
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+            for family in Family::ALL {
+                self.db.compact_range_cf_opt(self.family(family)?, None::<&[u8]>, None::<&[u8]>, &options);
+            }
+            self.db.set_options_cf(self.family(Family::Bodies)?, &[(BLOB_AGE_CUTOFF, "0.5")])?;
+            // The call above has no result.
+            match errors()? == before {
+                true => Ok(()),
+                false => Err(RocksError("rewriting its files has failed".into())),
+            }
+        };
+        work().map_err(|e: RocksError| database_error(&self.path, &e))
+    }
+
+    /// Ends [`Rocks::carry_out_deletions`] half way, for good: nothing is to be written after this.
+    pub(super) fn give_up_compactions(&self) {
+        self.db.cancel_all_background_work(false);
+    }
+
+    /// All files of the database together, in bytes.
+    pub(super) fn file_bytes(&self) -> u64 {
+        let files = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|facts| facts.len()).sum()
     }
 
     /// One value.
@@ -149,11 +192,13 @@ impl<'a> Batch<'a> {
 
     /// Removes a key that may have been written several times.
     pub(super) fn delete(&mut self, family: Family, key: &Key) {
+        self.deletions += 1;
         self.inner.delete_cf(self.family(family), key.as_bytes());
     }
 
     /// Removes a key that was written exactly once. Anything else is undefined (store.md 5.3, rule 5).
     pub(super) fn delete_once(&mut self, family: Family, key: &Key) {
+        self.deletions += 1;
         self.inner.single_delete_cf(self.family(family), key.as_bytes());
     }
 

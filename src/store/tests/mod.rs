@@ -6,6 +6,7 @@ mod behaviour;
 mod bench;
 mod crash;
 mod damage;
+mod erase;
 mod failures;
 mod keys;
 mod leaks;
@@ -130,8 +131,9 @@ pub(super) fn all_bytes(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(all_bytes(&path))
-        } else {
-            files.push((path.clone(), fs::read(&path).unwrap()))
+        } else if let Ok(bytes) = fs::read(&path) {
+            // RocksDB may have removed it meanwhile.
+            files.push((path, bytes))
         }
     }
     files
