@@ -17,6 +17,7 @@ pub mod hash;
 pub mod headers;
 pub mod id;
 pub mod letters;
+mod level;
 pub mod message;
 pub mod name;
 pub mod queue;

@@ -6,6 +6,12 @@
 //! settled or given back; the queue keeps only the count. Order is by [`Seq`]: what comes back goes to
 //! its old place. Order of calls after anything became ready: [`Queue::assign`], [`Queue::expire`],
 //! [`Queue::trim`], as RabbitMQ delivers before it drops.
+//!
+//! Of a long queue only a window is in memory (see `level`). [`Queue::page_out`] makes it so, [`Queue::next_page`]
+//! says what is to be read back and [`Queue::page_in`] takes that. Until then whatever needs the entry whose turn it
+//! is does nothing, and is to be done again after.
+
+mod paging;
 
 use super::arguments::Overflow;
 use super::dedup::Present;
@@ -17,6 +23,10 @@ use super::ready::Ready;
 use super::round::Round;
 
 pub use super::queue_rules::Rules;
+
+pub use super::level::{PageRead, Rest, Run};
+pub use super::ready::{Page, Window};
+pub use paging::Left;
 
 /// One message's place in one queue. `D` is what the engine remembers of it in the store.
 #[derive(Clone, Debug)]
@@ -116,6 +126,8 @@ pub type Dead<D> = Vec<(Entry<D>, Death)>;
 pub struct Counts {
     /// entries nobody has taken
     pub ready: usize,
+    /// those of them that are in the store only
+    pub paged: usize,
     /// entries that wait for their time
     pub delayed: usize,
     /// entries taken and not settled
@@ -146,6 +158,10 @@ pub struct Queue<D, S> {
     /// places given out by [`Queue::reserve`] whose entries are still to come, and the bytes of their bodies
     reserved: usize,
     reserved_bytes: usize,
+    /// what is read back from up to here may have been delivered before
+    redelivered_up_to: Seq,
+    /// something is being read back
+    is_reading: bool,
     /// some entry has had an expiry, so heads are worth a look
     has_expiry: bool,
     had_consumer: bool,
@@ -155,13 +171,15 @@ pub struct Queue<D, S> {
 impl<D, S: Sink<D>> Queue<D, S> {
     /// An empty queue.
     pub fn new(rules: Rules) -> Self {
-        Queue::recovered(rules, Vec::new(), Seq(1))
+        Queue::recovered(rules, Vec::new(), Seq(0), Seq(1))
     }
 
-    /// A queue with what the store gave back; entries in ascending order.
-    pub fn recovered(rules: Rules, entries: Vec<Entry<D>>, next_seq: Seq) -> Self {
-        let mut queue = Queue {
-            ready: Ready::new(rules.priorities()),
+    /// A queue with what the store has of it, in ascending order; up to `redelivered_up_to` it may have been
+    /// delivered before.
+    pub fn recovered(rules: Rules, runs: Vec<Run>, redelivered_up_to: Seq, next_seq: Seq) -> Self {
+        let last = runs.last().map_or(Seq(0), |run| run.last);
+        Queue {
+            ready: Ready::restored(rules.priorities(), runs),
             delayed: Delayed::default(),
             round: Round::new(rules.single_active()),
             letters: rules.keeps_letters.then(Box::default),
@@ -170,18 +188,15 @@ impl<D, S: Sink<D>> Queue<D, S> {
             unacked: 0,
             next_seq,
             // What may have been delivered in an earlier life stays so, also for the one after this.
-            taken_up_to: entries.iter().rev().find(|e| e.redelivered).map_or(Seq(0), |e| e.seq),
+            taken_up_to: redelivered_up_to.min(last),
             reserved: 0,
             reserved_bytes: 0,
+            redelivered_up_to,
+            is_reading: false,
             has_expiry: false,
             had_consumer: false,
             deleted: false,
-        };
-        for entry in entries {
-            queue.remember(&entry.message, entry.seq);
-            queue.push(entry);
         }
-        queue
     }
 
     /// Its dead letters, if they stay until somebody has taken them.
@@ -332,12 +347,16 @@ impl<D, S: Sink<D>> Queue<D, S> {
     /// not delivered any more; what expires only now is, so that a time to live of 0 means "at once".
     pub fn assign(&mut self, now_ms: u64, dead: &mut Dead<D>, touched: &mut Vec<S>) {
         let before = dead.len();
-        while !self.ready.is_empty() {
+        loop {
+            let reachable = self.ready.reachable();
+            if reachable == 0 {
+                break;
+            }
             let Some((id, alone)) = self.round.next() else { break };
             let Some(consumer) = self.round.get_mut(id) else { continue };
             let credit = consumer.credit();
             // Strict turns while several wait; a single one is served in one go.
-            let wanted = if alone { credit.min(self.ready.len()) } else { credit.min(1) };
+            let wanted = if alone { credit.min(reachable) } else { credit.min(1) };
             let (ready, furthest) = (&mut self.ready, &mut self.taken_up_to);
             let mut ran_dry = false;
             let taken = match wanted {
@@ -359,6 +378,11 @@ impl<D, S: Sink<D>> Queue<D, S> {
                 touched.push(consumer.sink.clone());
             }
             self.unacked += taken;
+            if ran_dry && taken == 0 && !self.ready.is_empty() {
+                // What it would get is still to be read back.
+                self.round.wait_on(id);
+                continue;
+            }
             // A consumer for which nothing was left is not full.
             self.round.took(id, taken, (taken == wanted || ran_dry) && taken < credit);
         }
@@ -391,7 +415,8 @@ impl<D, S: Sink<D>> Queue<D, S> {
         self.ready.put_back(entries);
     }
 
-    /// Takes the first ready entry for basic.get; it counts as unacknowledged until it is settled.
+    /// Takes the first ready entry for basic.get; it counts as unacknowledged until it is settled. `None` as
+    /// well while [`Queue::is_starved`].
     pub fn get(&mut self) -> Option<Entry<D>> {
         let entry = self.ready.pop()?;
         self.taken_up_to = entry.seq.max(self.taken_up_to);
@@ -400,10 +425,10 @@ impl<D, S: Sink<D>> Queue<D, S> {
     }
 
     /// Removes what is ready; taken entries stay with their consumers, and dead letters where they are.
-    pub fn purge(&mut self) -> Vec<Entry<D>> {
-        let purged = self.ready.take_all();
-        self.forget(&purged);
-        purged
+    pub fn purge(&mut self) -> Left<D> {
+        let (entries, runs) = self.ready.take_all();
+        self.forget(&entries);
+        Left { entries, runs }
     }
 
     /// Adds a consumer at the end of the round; call [`Queue::assign`] afterwards.
@@ -428,12 +453,12 @@ impl<D, S: Sink<D>> Queue<D, S> {
 
     /// Marks it deleted and gives up what is ready and who consumed; later pushes and consumers are
     /// refused by whoever asks [`Queue::is_deleted`] first.
-    pub fn delete(&mut self) -> (Vec<Entry<D>>, Vec<S>) {
+    pub fn delete(&mut self) -> (Left<D>, Vec<S>) {
         self.deleted = true;
         let sinks = self.round.take_all();
         let mut left = self.purge();
-        left.extend(self.delayed.take_all());
-        left.extend(self.letters.take().into_iter().flat_map(|letters| letters.into_entries()));
+        left.entries.extend(self.delayed.take_all());
+        left.entries.extend(self.letters.take().into_iter().flat_map(|letters| letters.into_entries()));
         (left, sinks)
     }
 
@@ -451,6 +476,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
     pub fn counts(&self) -> Counts {
         Counts {
             ready: self.ready.len(),
+            paged: self.ready.paged_len(),
             delayed: self.delayed.len(),
             unacked: self.unacked,
             letters: self.letters.as_ref().map_or(0, |letters| letters.len()),
@@ -596,14 +622,13 @@ mod tests {
 
     #[test]
     fn what_was_delivered_in_an_earlier_life_still_counts_as_handed_out() {
-        let entry = |seq, redelivered| {
-            let message = Message::new(b"", b"", &[], &[]);
-            Entry { redelivered, ..Entry::new(Seq(seq), message, ()) }
+        let run = |first, last, count| Run { first: Seq(first), last: Seq(last), count, ..Run::default() };
+        let recovered = |runs, up_to| {
+            Queue::<(), Inbox>::recovered(Rules::default(), runs, Seq(up_to), Seq(9)).taken_up_to()
         };
-        let recovered =
-            |entries| Queue::<(), Inbox>::recovered(Rules::default(), entries, Seq(9)).taken_up_to();
-        assert_eq!(recovered(vec![entry(3, true), entry(5, true), entry(7, false)]), Seq(5));
-        assert_eq!(recovered(vec![entry(3, false)]), Seq(0));
+        assert_eq!(recovered(vec![run(3, 5, 2), run(7, 7, 1)], 5), Seq(5));
+        assert_eq!(recovered(vec![run(3, 5, 2)], 8), Seq(5));
+        assert_eq!(recovered(vec![run(3, 3, 1)], 0), Seq(0));
     }
 
     #[test]
@@ -778,7 +803,10 @@ mod tests {
         q.requeue(taken.split_off(2), &mut Vec::new());
         q.requeue(taken.split_off(1), &mut Vec::new());
         q.requeue(taken, &mut Vec::new());
-        assert_eq!(q.purge().iter().map(|e| e.seq.0).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+        assert_eq!(
+            q.purge().entries.iter().map(|e| e.seq.0).collect::<Vec<_>>(),
+            (1..=9).collect::<Vec<_>>()
+        );
     }
 
     /// Inserting one by one takes minutes here.
@@ -789,7 +817,7 @@ mod tests {
         let start = std::time::Instant::now();
         q.requeue(taken, &mut Vec::new());
         assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
-        assert!(q.counts().ready == 400_000 && q.purge().is_sorted_by_key(|e| e.seq));
+        assert!(q.counts().ready == 400_000 && q.purge().entries.is_sorted_by_key(|e| e.seq));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct Rules {
     pub delivery_limit: Option<u32>,
     /// the header by which a message is a duplicate of one that is in the queue
     pub deduplication_header: Option<Name>,
+    /// none of it is in the store only
+    pub is_resident: bool,
     /// dead letters stay until they are taken (`x-dead-letter-strategy` at-least-once)
     pub keeps_letters: bool,
 }
@@ -56,6 +58,8 @@ impl Rules {
             single_active: arguments.single_active_consumer,
             delivery_limit: limit,
             deduplication_header: arguments.deduplication_header.clone(),
+            // One that drops duplicates has to know what is in it, and one that destroys its key what to clear away.
+            is_resident: arguments.shreds || arguments.deduplication_header.is_some(),
             keeps_letters: arguments.keeps_letters(),
         }
     }

@@ -1,9 +1,11 @@
 //! The ready entries of one queue: in order of their places, by priority where the queue has
 //! priorities (`x-max-priority`, or a quorum queue's two). What is in here and in which order; who gets it
-//! is `round`'s business.
+//! is `round`'s business, and what of it is in memory is `level`'s.
 
 use std::collections::VecDeque;
 
+use super::id::Seq;
+use super::level::{Amount, Level, PageRead, Rest, Run};
 use super::queue::Entry;
 
 /// How many priorities there are, and what they mean for the order.
@@ -21,15 +23,40 @@ const NORMAL_MAX: u8 = 4;
 
 /// Ready entries; the highest priority first, within one priority the oldest first.
 pub(super) struct Ready<D> {
-    /// one list for each priority, the lowest first; a queue without priorities has one
-    levels: Vec<VecDeque<Entry<D>>>,
-    len: usize,
-    bytes: usize,
+    /// one for each priority, the lowest first; a queue without priorities has one
+    levels: Vec<Level<D>>,
+    /// of all entries
+    total: Amount,
+    /// of those that are in the store only
+    paged: Amount,
     /// no level above it holds anything
     top: usize,
     priorities: Priorities,
     /// entries taken since a normal one had its chance; only with [`Priorities::TwoToOne`]
     favours: u8,
+}
+
+/// How much of a queue stays in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// entries
+    pub len_max: usize,
+    /// bytes of their bodies
+    pub bytes_max: usize,
+}
+
+/// What is to be read back next: the beginning of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub(super) level: usize,
+    /// the first place
+    pub first: Seq,
+    /// no further than this place
+    pub last: Seq,
+    /// not more entries than these
+    pub len_max: usize,
+    /// no further entry when their bodies have come to so many bytes
+    pub bytes_max: usize,
 }
 
 impl<D> Ready<D> {
@@ -38,21 +65,46 @@ impl<D> Ready<D> {
             Priorities::Strict(highest) => highest,
             Priorities::TwoToOne => 1,
         };
-        let levels = (0..=highest).map(|_| VecDeque::new()).collect();
-        Ready { levels, len: 0, bytes: 0, top: 0, priorities, favours: 0 }
+        let levels = (0..=highest).map(|_| Level::default()).collect();
+        let (total, paged) = (Amount::default(), Amount::default());
+        Ready { levels, total, paged, top: 0, priorities, favours: 0 }
+    }
+
+    /// What the store gave back, in order.
+    pub fn restored(priorities: Priorities, runs: Vec<Run>) -> Ready<D> {
+        let mut ready = Ready::new(priorities);
+        let mut of_level: Vec<VecDeque<Run>> = ready.levels.iter().map(|_| VecDeque::new()).collect();
+        for run in runs {
+            let level = ready.level(run.priority);
+            ready.count_in(level, run.count as usize, run.body_bytes as usize);
+            let Some(list) = of_level.get_mut(level) else { continue };
+            // A run is all that the store has between two places, so only neighbours can be made one.
+            match list.back_mut().filter(|last| last.last.0 + 1 == run.first.0) {
+                Some(last) => last.append(&run),
+                None => list.push_back(run),
+            }
+        }
+        ready.levels.iter_mut().zip(of_level).for_each(|(level, runs)| level.restore(runs));
+        ready.paged = ready.total;
+        ready
     }
 
     pub fn len(&self) -> usize {
-        self.len
+        self.total.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.total.len == 0
     }
 
     /// Bytes of the bodies in it, which is what `x-max-length-bytes` counts.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.total.bytes
+    }
+
+    /// How many entries are in the store only.
+    pub fn paged_len(&self) -> usize {
+        self.paged.len
     }
 
     /// A priority beyond the queue's highest counts as the highest (RabbitMQ, priority.md).
@@ -63,23 +115,27 @@ impl<D> Ready<D> {
         }
     }
 
-    fn count_in(&mut self, level: usize, bytes: usize) {
-        self.len += 1;
-        self.bytes += bytes;
+    fn count_in(&mut self, level: usize, len: usize, bytes: usize) {
+        self.total.len += len;
+        self.total.bytes += bytes;
         self.top = self.top.max(level);
+    }
+
+    fn count_out(&mut self, entry: &Entry<D>) {
+        self.total.len -= 1;
+        self.total.bytes -= entry.message.body().len();
     }
 
     /// Adds an entry behind all of its priority.
     pub fn push(&mut self, entry: Entry<D>) {
         let level = self.level(entry.priority);
-        self.count_in(level, entry.message.body().len());
-        if let Some(list) = self.levels.get_mut(level) {
-            list.push_back(entry);
+        self.count_in(level, 1, entry.message.body().len());
+        if let Some(level) = self.levels.get_mut(level) {
+            level.push(entry);
         }
     }
 
-    /// Puts entries back to their old places. A consumer may die with a million of them, so the cost is
-    /// one pass over them and over what stands between them.
+    /// Puts entries back to their old places.
     pub fn put_back(&mut self, entries: Vec<Entry<D>>) {
         if let [entry] = entries.as_slice() {
             return self.put_back_to(self.level(entry.priority), entries);
@@ -100,88 +156,157 @@ impl<D> Ready<D> {
     }
 
     fn put_back_to(&mut self, level: usize, mut entries: Vec<Entry<D>>) {
-        entries.iter().for_each(|e| self.count_in(level, e.message.body().len()));
-        let Some(list) = self.levels.get_mut(level) else { return };
         if !entries.is_sorted_by_key(|e| e.seq) {
             entries.sort_unstable_by_key(|e| e.seq);
         }
-        let Some(last) = entries.last().map(|e| e.seq) else { return };
-        let before_last = list.partition_point(|e| e.seq < last);
-        if entries.len() == 1 {
-            entries.pop().into_iter().for_each(|entry| list.insert(before_last, entry));
-            return;
-        }
-        let mut between: Vec<Entry<D>> = list.drain(..before_last).collect();
-        loop {
-            let next = match (entries.last(), between.last()) {
-                (Some(entry), Some(other)) if entry.seq < other.seq => between.pop(),
-                (Some(_), _) => entries.pop(),
-                (None, _) => between.pop(),
-            };
-            let Some(next) = next else { return };
-            list.push_front(next);
+        let bytes = entries.iter().map(|e| e.message.body().len()).sum();
+        self.count_in(level, entries.len(), bytes);
+        if let Some(level) = self.levels.get_mut(level) {
+            level.put_back(entries);
         }
     }
 
-    /// Takes the entry whose turn is next.
+    /// Takes the entry whose turn is next; `None` as well while that is in the store only.
     pub fn pop(&mut self) -> Option<Entry<D>> {
-        let level = match self.priorities {
-            Priorities::Strict(_) => {
-                self.settle_top();
-                self.top
-            }
-            Priorities::TwoToOne => self.favoured()?,
-        };
-        let entry = self.levels.get_mut(level)?.pop_front()?;
-        self.len -= 1;
-        self.bytes -= entry.message.body().len();
+        let level = self.next_level()?;
+        let entry = self.levels.get_mut(level)?.pop()?;
+        if self.priorities == Priorities::TwoToOne {
+            self.favours = (self.favours + 1) % 3;
+        }
+        self.count_out(&entry);
         Some(entry)
     }
 
-    /// Takes everything, in order.
-    pub fn take_all(&mut self) -> Vec<Entry<D>> {
-        let mut all = Vec::with_capacity(self.len);
+    fn next_level(&mut self) -> Option<usize> {
+        match self.priorities {
+            Priorities::Strict(_) => {
+                self.settle_top();
+                Some(self.top)
+            }
+            Priorities::TwoToOne => self.favoured(),
+        }
+    }
+
+    /// How many entries [`Ready::pop`] gives at least; 0 is none.
+    pub fn reachable(&mut self) -> usize {
+        if self.paged.len == 0 {
+            return self.total.len;
+        }
+        let level = self.next_level().and_then(|level| self.levels.get(level));
+        let reachable = level.map_or(0, |level| level.reachable());
+        match self.priorities {
+            Priorities::Strict(_) => reachable,
+            Priorities::TwoToOne => reachable.min(1),
+        }
+    }
+
+    /// Takes everything, in order: what is in memory, and which places of the rest.
+    pub fn take_all(&mut self) -> (Vec<Entry<D>>, Vec<Run>) {
+        let mut runs: Vec<Run> = self.levels.iter_mut().flat_map(Level::take_runs).collect();
+        runs.sort_unstable_by_key(|run| run.first);
+        for run in &runs {
+            self.total.len -= run.count as usize;
+            self.total.bytes -= run.body_bytes as usize;
+        }
+        self.paged = Amount::default();
+        let mut all = Vec::with_capacity(self.total.len);
         while let Some(entry) = self.pop() {
             all.push(entry);
         }
-        all
+        self.favours = 0;
+        (all, runs)
     }
 
-    /// The head of each priority: only heads expire (RabbitMQ, ttl.md).
+    /// The head of each priority, where it is in memory: only heads expire (RabbitMQ, ttl.md).
     pub fn heads(&self) -> impl Iterator<Item = &Entry<D>> {
-        self.levels.iter().filter_map(|list| list.front())
+        self.levels.iter().filter_map(|level| level.front())
     }
 
     /// Takes the heads that `is_over` says are, priority by priority.
     pub fn take_heads(&mut self, is_over: impl Fn(&Entry<D>) -> bool, out: &mut Vec<Entry<D>>) {
-        for list in &mut self.levels {
-            while list.front().is_some_and(&is_over)
-                && let Some(entry) = list.pop_front()
+        let taken = out.len();
+        for level in &mut self.levels {
+            while level.front().is_some_and(&is_over)
+                && let Some(entry) = level.pop()
             {
-                self.len -= 1;
-                self.bytes -= entry.message.body().len();
                 out.push(entry);
             }
+        }
+        for entry in out.iter().skip(taken) {
+            self.total.len -= 1;
+            self.total.bytes -= entry.message.body().len();
         }
     }
 
     /// The level whose turn it is, of a quorum queue's two.
-    fn favoured(&mut self) -> Option<usize> {
-        let head = |level: usize| self.levels.get(level)?.front().map(|entry| entry.seq);
-        let level = match (head(0), head(1)) {
-            (None, None) => return None,
-            (Some(normal), Some(high)) if self.favours == 2 => usize::from(high < normal),
-            (_, Some(_)) => 1,
-            (Some(_), None) => 0,
-        };
-        self.favours = (self.favours + 1) % 3;
-        Some(level)
+    fn favoured(&self) -> Option<usize> {
+        let head = |level: usize| self.levels.get(level)?.first();
+        match (head(0), head(1)) {
+            (None, None) => None,
+            (Some(normal), Some(high)) if self.favours == 2 => Some(usize::from(high < normal)),
+            (_, Some(_)) => Some(1),
+            (Some(_), None) => Some(0),
+        }
     }
 
     fn settle_top(&mut self) {
-        while self.top > 0 && self.levels.get(self.top).is_none_or(|list| list.is_empty()) {
+        while self.top > 0 && self.levels.get(self.top).is_none_or(|level| level.is_empty()) {
             self.top -= 1;
         }
+    }
+
+    // ---- what is in the store only
+
+    /// Lets go of what is beyond the window and in the store.
+    pub fn page_out(&mut self, window: Window, rest: impl Fn(&Entry<D>) -> Rest) {
+        let resident = self.total.len - self.paged.len;
+        let resident_bytes = self.total.bytes - self.paged.bytes;
+        if self.paged.len == 0 && resident <= window.len_max && resident_bytes <= window.bytes_max {
+            return;
+        }
+        let window = self.share(window);
+        for level in &mut self.levels {
+            let out = level.page_out(window.len_max, window.bytes_max, &rest);
+            self.paged.len += out.len;
+            self.paged.bytes += out.bytes;
+        }
+    }
+
+    /// What each of the levels may keep.
+    fn share(&self, window: Window) -> Window {
+        let levels = self.levels.len();
+        Window { len_max: (window.len_max / levels).max(1), bytes_max: (window.bytes_max / levels).max(1) }
+    }
+
+    /// What is to be read back, where a level's window is half empty; those come first whose turn does.
+    pub fn next_page(&self, window: Window) -> Option<Page> {
+        let window = self.share(window);
+        let half = (window.len_max / 2).max(1);
+        self.levels.iter().enumerate().rev().find_map(|(at, level)| {
+            let run = level.run()?;
+            let bytes_max = (window.bytes_max / 2).max(1);
+            let page = Page { level: at, first: run.first, last: run.last, len_max: half, bytes_max };
+            level.is_wanting(half, bytes_max).then_some(page)
+        })
+    }
+
+    /// Takes in what was read; gives it back when it is not wanted any more.
+    pub fn page_in(&mut self, page: &Page, read: PageRead<D>) -> Vec<Entry<D>> {
+        let bytes: usize = read.entries.iter().map(|e| e.message.body().len()).sum();
+        let amount = Amount { len: read.entries.len() + read.lost as usize, bytes };
+        let size_bytes = read.entries.iter().map(|e| e.message.size_bytes() as u64).sum();
+        let level = self.levels.get_mut(page.level);
+        let gone = level.and_then(|level| level.page_in(page.first, read.upto, amount, size_bytes));
+        let Some(gone) = gone else {
+            return read.entries;
+        };
+        self.paged.len = self.paged.len.saturating_sub(gone.len);
+        self.paged.bytes = self.paged.bytes.saturating_sub(gone.bytes);
+        self.total.len = self.total.len.saturating_sub(gone.len);
+        self.total.bytes = self.total.bytes.saturating_sub(gone.bytes);
+        self.put_back_to(page.level, read.entries);
+        self.levels.iter_mut().for_each(Level::collapse);
+        Vec::new()
     }
 }
 
@@ -197,7 +322,7 @@ mod tests {
     }
 
     fn order(ready: &mut Ready<()>) -> Vec<u64> {
-        ready.take_all().iter().map(|e| e.seq.0).collect()
+        ready.take_all().0.iter().map(|e| e.seq.0).collect()
     }
 
     #[test]

@@ -187,6 +187,11 @@ impl<S> Round<S> {
         }
     }
 
+    /// It was the first in line, and is so still: there is nothing for it yet.
+    pub fn wait_on(&mut self, id: ConsumerId) {
+        self.stand_in_line(id, VecDeque::push_front);
+    }
+
     /// So many of its entries are settled.
     pub fn settled(&mut self, id: ConsumerId, count: usize) {
         if let Some(consumer) = self.get_mut(id) {
@@ -262,13 +267,17 @@ impl<S> Round<S> {
     }
 
     fn line_up(&mut self, id: ConsumerId) {
+        self.stand_in_line(id, VecDeque::push_back);
+    }
+
+    fn stand_in_line(&mut self, id: ConsumerId, push: fn(&mut VecDeque<ConsumerId>, ConsumerId)) {
         let Some(consumer) = self.get_mut(id) else { return };
         consumer.state = Turn::Waiting;
         let priority = consumer.priority;
         match self.lines.binary_search_by(|(other, _)| priority.cmp(other)) {
             Ok(at) => {
                 if let Some((_, line)) = self.lines.get_mut(at) {
-                    line.push_back(id);
+                    push(line, id);
                 }
             }
             Err(at) => self.lines.insert(at, (priority, VecDeque::from([id]))),

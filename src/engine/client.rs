@@ -221,12 +221,13 @@ impl Broker for Client {
             }
             contents.purge()
         };
-        queue.delete_stored(&purged, &self.engine.store);
-        let position = match queue.is_stored() && (!purged.is_empty() || queue.has_own_key()) {
+        queue.delete_stored(&purged.entries, &self.engine.store);
+        queue.purge_stored(&purged.runs, &self.engine.store);
+        let position = match queue.is_stored() && (purged.count() > 0 || queue.has_own_key()) {
             true => self.engine.store.appender().tail(),
             false => Position(0),
         };
-        Ok((purged.len() as u32, self.barrier(position)))
+        Ok((purged.count() as u32, self.barrier(position)))
     }
 
     fn delete_queue(
@@ -322,6 +323,19 @@ impl Broker for Client {
             (contents.get(), contents.counts().ready as u32)
         });
         Ok(entry.map(|entry| (queue, entry, left)))
+    }
+
+    fn waits_for(&mut self, name: &[u8]) -> bool {
+        let Ok(queue) = self.queue(name) else { return false };
+        // First of all, or the page could come unnoticed.
+        self.engine.pager.wait(queue.id, &self.outbox);
+        let mut contents = queue.lock();
+        let (is_starved, is_empty) = (contents.is_starved(), contents.counts().ready == 0);
+        drop(contents);
+        if !is_starved {
+            self.outbox.wake_task();
+        }
+        !is_empty
     }
 
     fn settle(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: &mut Vec<Entry<Stored>>) {

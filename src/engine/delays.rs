@@ -14,7 +14,7 @@ use crate::broker::queue::{Entry, Queue, Rules};
 use crate::broker::routing_keys::Routable;
 use crate::broker::topology::Removed;
 use crate::limits::{DELAYED_RELEASE_BYTES_MAX, DELAYED_RELEASE_MAX, DELAYED_RETRY_MS};
-use crate::store::{Position, RecoveredQueue};
+use crate::store::Position;
 
 use super::burial::Pending;
 use super::engine_core::{Engine, now_ms};
@@ -27,7 +27,7 @@ use super::queue_cell::{Contents, Incoming, QueueCell, QueueRef, Stored, StoredE
 pub(super) fn with_delay_queue(
     exchange: Exchange<QueueRef>,
     RowId(id): RowId,
-    found: Option<RecoveredQueue>,
+    found: Option<(Seq, Vec<Entry<Stored>>)>,
 ) -> Exchange<QueueRef> {
     if exchange.properties.kind != ExchangeKind::Delayed {
         return exchange;
@@ -44,16 +44,9 @@ pub(super) struct StoredDelays {
     pub entries: Vec<StoredEntry>,
 }
 
-fn recovered(found: RecoveredQueue) -> Contents {
-    let mut contents = Queue::recovered(Rules::default(), Vec::new(), found.next_seq.max(Seq(1)));
-    for entry in found.entries {
-        let durable = Stored::Yes { put_at: Position(0), shared: entry.shared };
-        contents.delay(Entry {
-            priority: entry.meta.priority,
-            expires_ms: entry.meta.expires_ms,
-            ..Entry::new(entry.seq, entry.message, durable)
-        });
-    }
+fn recovered((next_seq, entries): (Seq, Vec<Entry<Stored>>)) -> Contents {
+    let mut contents = Queue::recovered(Rules::default(), Vec::new(), Seq(0), next_seq.max(Seq(1)));
+    entries.into_iter().for_each(|entry| contents.delay(entry));
     contents
 }
 
@@ -63,9 +56,9 @@ impl Engine {
     pub(super) fn empty_delay_queues(&self, removed: &Removed<QueueRef>) -> Vec<StoredDelays> {
         let queues = removed.exchanges.iter().filter_map(|exchange| exchange.delay_queue());
         let empty = |queue: &QueueRef| {
-            let (entries, _) = queue.lock().delete();
+            let (left, _) = queue.lock().delete();
             self.timers.disarm(queue);
-            let entries = entries.into_iter().filter_map(Entry::into_stored).collect();
+            let entries = left.entries.into_iter().filter_map(Entry::into_stored).collect();
             queue.is_stored().then_some(StoredDelays { queue: queue.id, entries })
         };
         queues.filter_map(empty).collect()

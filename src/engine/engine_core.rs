@@ -11,13 +11,14 @@ use slab::Slab;
 use crate::broker::hash::mix;
 use crate::broker::topology::Topology;
 use crate::limits::INBOX_BYTES_MAX;
-use crate::store::{Position, Recovered, Store};
+use crate::store::{Position, Recovered, Store, StoreError};
 
 use super::access::{UserSpec, Users};
 use super::alarm::{Alarm, AlarmState};
 use super::client::Client;
 use super::duplicates::Duplicates;
 use super::outbox::Outbox;
+use super::pager::Pager;
 use super::queue_cell::QueueRef;
 use super::recover;
 use super::replies::Replies;
@@ -46,6 +47,12 @@ pub enum EngineError {
         /// what is wrong
         reason: String,
     },
+    /// Messages could not be read.
+    #[error("{code}: {0} ({remedy})", code = .0.code(), remedy = .0.remedy())]
+    Store(#[from] StoreError),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(String),
     /// The kernel gives no random bytes.
     #[error("the kernel gives no random bytes: {0}")]
     Random(String),
@@ -66,6 +73,7 @@ pub struct Engine {
     draws: AtomicU64,
     alarm: AlarmState,
     pub(super) timers: Timers,
+    pub(super) pager: Pager,
     pub(super) replies: Replies,
     pub(super) duplicates: Duplicates,
     stopping: AtomicBool,
@@ -79,6 +87,7 @@ impl Engine {
     /// [`EngineError::Row`] for a row that cannot be understood; nothing is dropped silently.
     pub fn start(store: Arc<Store>, recovered: Recovered, vhost: &str) -> Result<Arc<Engine>, EngineError> {
         let rebuilt = recover::rebuild(&store, recovered)?;
+        let (pager, wanted) = Pager::new();
         let engine = Arc::new(Engine {
             vhost: vhost.to_owned(),
             topology: ArcSwap::from_pointee(rebuilt.topology),
@@ -91,15 +100,18 @@ impl Engine {
             draws: AtomicU64::new(now_ms()),
             alarm: AlarmState::default(),
             timers: Timers::default(),
+            pager,
             replies: Replies::default(),
             duplicates: Duplicates::default(),
             stopping: AtomicBool::new(false),
         });
+        engine.start_pager(wanted)?;
         // Times to live went on while the broker was down.
         let now_ms = now_ms();
         let topology = engine.topology.load();
         let delay_queues = topology.exchanges().filter_map(|exchange| exchange.delay_queue());
         for queue in topology.queues().map(|(_, queue)| queue).chain(delay_queues) {
+            engine.open_window(queue);
             engine.timers.arm(queue, now_ms);
         }
         drop(topology);

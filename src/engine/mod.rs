@@ -20,6 +20,7 @@ mod history;
 mod letters;
 mod operations;
 mod outbox;
+mod pager;
 mod picture;
 mod publish;
 mod queue_cell;

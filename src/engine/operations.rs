@@ -65,6 +65,9 @@ impl Engine {
         contents.assign(now_ms, &mut effects.dead, &mut effects.touched);
         contents.expire(now_ms, &mut effects.dead);
         contents.trim(&mut effects.dead);
+        let window = self.pager.window();
+        contents.page_out(window, |entry| entry.durable.rest(&self.store));
+        let page = contents.next_page(window);
         let next_deadline_ms = contents.next_deadline_ms();
         let has_dead = !effects.dead.is_empty();
         if has_dead {
@@ -75,6 +78,9 @@ impl Engine {
         }
         drop(contents);
         wake(&effects.touched);
+        if let Some(page) = page {
+            self.pager.read(queue, page);
+        }
         if let Some(at_ms) = next_deadline_ms {
             self.timers.arm(queue, at_ms);
         }

@@ -77,6 +77,11 @@ impl Outbox {
         self.starved.swap(false, Ordering::AcqRel)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
     /// Takes a reply and wakes the task; false when too many wait that the client does not read.
     pub(super) fn reply(&self, to: ReplyTo, message: Message) -> bool {
         let mut inner = self.lock();

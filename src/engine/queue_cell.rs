@@ -236,7 +236,9 @@ impl QueueCell {
         store: &Store,
     ) {
         let mut stored = entries.into_iter().filter_map(|entry| match &entry.durable {
-            Stored::Yes { put_at, shared } => Some((entry.seq, shared.as_ref(), *put_at)),
+            Stored::Yes { put_at, shared } => {
+                Some((entry.seq, entry.message.size_bytes(), shared.as_ref(), *put_at))
+            }
             Stored::No => None,
         });
         let mut next = stored.next();
@@ -245,8 +247,8 @@ impl QueueCell {
             let mut appender = store.appender();
             let mut furthest = Seq(0);
             let step = std::iter::once(first).chain(stored.by_ref().take(PURGE_KEYS_MAX - 1));
-            for (seq, shared, put_at) in step {
-                appender.delete(self.id, seq, shared, put_at);
+            for (seq, bytes, shared, put_at) in step {
+                appender.delete(self.id, seq, bytes, shared, put_at);
                 furthest = seq.max(furthest);
             }
             // For the redelivered flags after a restart: what was taken may have been delivered.

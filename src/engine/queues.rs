@@ -236,7 +236,7 @@ impl Engine {
             }
             check(&contents)?;
             let count = contents.counts().ready;
-            let (ready, mut sinks) = contents.delete();
+            let (left, mut sinks) = contents.delete();
             // Under the queue's lock, so that whoever cancels one of them meanwhile finds it done, and
             // does not use its key again before.
             let undelivered = cancel_consumers(&mut sinks);
@@ -249,7 +249,7 @@ impl Engine {
             });
             if queue.is_stored() {
                 position = later(position, appender.delete_row(RowKind::Queue, RowId(queue.id.0)));
-                let entries = ready.into_iter().chain(undelivered).filter_map(Entry::into_stored);
+                let entries = left.entries.into_iter().chain(undelivered).filter_map(Entry::into_stored);
                 position = later(position, appender.drop_queue(queue.id, entries.collect()));
             }
             Ok((sinks, count as u32, position))

@@ -5,18 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::amqp::field_table::Table;
-use crate::broker::arguments::{ArgumentError, QueueArguments};
-use crate::broker::equivalence::QueueProperties;
-use crate::broker::id::{QueueId, RowId, Seq};
-use crate::broker::name::Name;
-use crate::broker::queue::{Entry, Queue, Rules};
+use crate::broker::arguments::QueueArguments;
+use crate::broker::id::{QueueId, Seq};
+use crate::broker::queue::{Entry, Queue, Rules, Run};
 use crate::broker::topology::{BindingRequest, Topology};
-use crate::store::{Position, Recovered, RecoveredQueue, Row, RowKind, Store};
+use crate::store::{PageRequest, Recovered, RecoveredQueue, Row, RowKind, Store};
 
 use super::access::{User, Users};
 use super::delays::with_delay_queue;
 use super::engine_core::EngineError;
-use super::queue_cell::{QueueCell, QueueRef, Stored};
+use super::pager::entry_of;
+use super::queue_cell::{Contents, QueueCell, QueueRef, Stored};
 use super::rows::{BindingRow, ExchangeRow, QueueRow, UserRow};
 
 pub(super) struct Rebuilt {
@@ -38,14 +37,25 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
                 let exchange = ExchangeRow::decode(&row.plaintext).and_then(|r| r.into_exchange(id));
                 let exchange = exchange.map_err(|e| unreadable("exchange", &row, e))?;
                 let found = contents.remove(&QueueId(id.0));
+                let all = |found: RecoveredQueue| {
+                    Ok::<_, EngineError>((found.next_seq, all_of(store, found.id, &found.runs)?))
+                };
+                let found = found.map(all).transpose()?;
                 let _ = topology.insert_exchange(Arc::new(with_delay_queue(exchange, id, found)));
             }
             RowKind::Queue => {
                 let decoded = QueueRow::decode(&row.plaintext).map_err(|e| unreadable("queue", &row, e))?;
                 let (name, properties) = decoded.into_parts();
-                let found = contents.remove(&QueueId(id.0));
-                let queue = queue(id, name, properties, found, recovered.clean)
-                    .map_err(|e| unreadable("queue", &row, e.to_string()))?;
+                // Arguments that this version does not take mean rules that it would not keep: a queue without its
+                // limits and its dead letters is not the one that was declared.
+                let arguments = QueueArguments::parse(Table::from_raw(&properties.arguments));
+                let rules = Rules::of(&arguments.map_err(|e| unreadable("queue", &row, e.to_string()))?);
+                let contents = match contents.remove(&QueueId(id.0)) {
+                    None => Queue::new(rules),
+                    Some(found) => restored(store, rules, found, recovered.clean)?,
+                };
+                let queue = QueueCell::new(QueueId(id.0), name, properties, None, contents);
+                let queue = QueueRef::new(queue);
                 if queue.has_own_key() {
                     // One that a version declared which did not know the argument has none.
                     store.appender().own_key(queue.id, false);
@@ -70,52 +80,34 @@ pub(super) fn rebuild(store: &Store, recovered: Recovered) -> Result<Rebuilt, En
     Ok(Rebuilt { topology, users: Users::new(users)? })
 }
 
-fn queue(
-    id: RowId,
-    name: Name,
-    properties: QueueProperties,
-    found: Option<RecoveredQueue>,
+fn restored(
+    store: &Store,
+    rules: Rules,
+    found: RecoveredQueue,
     clean: bool,
-) -> Result<QueueRef, ArgumentError> {
-    // Arguments that this version does not take mean rules that it would not keep: a queue without its
-    // limits and its dead letters is not the one that was declared.
-    let arguments = QueueArguments::parse(Table::from_raw(&properties.arguments))?;
-    let rules = Rules::of(&arguments);
-    let contents = match found {
-        None => Queue::new(rules),
-        Some(found) => {
-            let delivered_up_to = found.delivered_up_to;
-            let mut dead = Vec::new();
-            let entries = found.entries.into_iter().filter_map(|entry| {
-                let died = entry.died.filter(|_| rules.keeps_letters);
-                let entry = Entry {
-                    seq: entry.seq,
-                    // After a crash nobody knows what was on the wire, so everything may have been.
-                    redelivered: !clean || entry.seq <= delivered_up_to,
-                    delivery_count: entry.delivery_count,
-                    priority: entry.meta.priority,
-                    expires_ms: entry.meta.expires_ms,
-                    message: entry.message,
-                    durable: Stored::Yes { put_at: Position(0), shared: entry.shared },
-                };
-                match died {
-                    None => Some(entry),
-                    Some(died) => {
-                        dead.push((entry, died));
-                        None
-                    }
-                }
-            });
-            let entries = entries.collect();
-            let mut contents = Queue::recovered(rules, entries, found.next_seq.max(Seq(1)));
-            dead.sort_by_key(|(_, died)| died.at_ms);
-            if let Some(letters) = contents.letters() {
-                dead.into_iter().for_each(|(entry, died)| letters.recovered(entry, died));
-            }
-            contents
-        }
+) -> Result<Contents, EngineError> {
+    let RecoveredQueue { id, next_seq, delivered_up_to, runs, mut letters } = found;
+    let next_seq = next_seq.max(Seq(1));
+    // After a crash nobody knows what was on the wire, so everything may have been.
+    let redelivered_up_to = if clean { delivered_up_to } else { Seq(next_seq.0 - 1) };
+    let mut contents = if !rules.is_resident {
+        Queue::recovered(rules, runs, redelivered_up_to, next_seq)
+    } else {
+        let mut contents = Queue::recovered(rules, Vec::new(), redelivered_up_to, next_seq);
+        all_of(store, id, &runs)?.into_iter().for_each(|entry| contents.restore(entry));
+        contents
     };
-    Ok(QueueRef::new(QueueCell::new(QueueId(id.0), name, properties, None, contents)))
+    letters.sort_by_key(|(_, died)| died.at_ms);
+    for (seq, died) in letters {
+        let place = Run { first: seq, last: seq, count: 1, ..Run::default() };
+        for entry in all_of(store, id, &[place])? {
+            match contents.letters() {
+                Some(letters) => letters.recovered(entry, died),
+                None => contents.restore(entry),
+            }
+        }
+    }
+    Ok(contents)
 }
 
 fn bind(topology: &mut Topology<QueueRef>, row: &Row) -> Result<(), EngineError> {
@@ -130,11 +122,21 @@ fn bind(topology: &mut Topology<QueueRef>, row: &Row) -> Result<(), EngineError>
     Ok(())
 }
 
+/// All entries of runs, for a queue that is not paged.
+fn all_of(store: &Store, queue: QueueId, runs: &[Run]) -> Result<Vec<Entry<Stored>>, EngineError> {
+    let mut entries = Vec::new();
+    for run in runs {
+        let (first, last) = (run.first, run.last);
+        let all = PageRequest { queue, first, last, len_max: usize::MAX, bytes_max: usize::MAX };
+        entries.extend(store.page(&all)?.entries.into_iter().map(entry_of));
+    }
+    Ok(entries)
+}
+
 /// Entries whose queue is gone: it was deleted while a consumer still held them.
 fn drop_orphans(store: &Store, orphans: HashMap<QueueId, RecoveredQueue>) {
-    for (id, queue) in orphans {
-        let entries = queue.entries.into_iter().map(|e| (e.seq, e.shared, Position(0)));
-        store.appender().drop_queue(id, entries.collect());
+    for queue in orphans.into_keys() {
+        store.appender().drop_queue(queue, Vec::new());
     }
 }
 

@@ -153,7 +153,8 @@ impl Client {
             if let Stored::Yes { shared, .. } = &entry.durable {
                 // A put that waits is not struck out: it may be written, and its publisher told, a batch
                 // before this one.
-                appender.delete(queue.id, entry.seq, shared.as_ref(), Position(0));
+                let bytes = entry.message.size_bytes();
+                appender.delete(queue.id, entry.seq, bytes, shared.as_ref(), Position(0));
                 last = last.max(appender.tail());
             }
         }

@@ -155,7 +155,11 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
         erase_within: config.erase_within,
         ..OpenOptions::new(&config.data_dir, mode, kek)
     })?;
-    let messages: usize = recovered.queues.iter().map(|queue| queue.entries.len()).sum();
+    let held = recovered
+        .queues
+        .iter()
+        .map(|queue| queue.runs.iter().map(|run| run.count).sum::<u64>() + queue.letters.len() as u64);
+    let messages: u64 = held.sum();
     tracing::info!(
         messages,
         quarantined = recovered.quarantined.len(),

@@ -19,6 +19,9 @@ use super::port::{Broker, ConsumeSpec, Waiting};
 use super::timeouts::Timeout;
 use super::unacked::Unacked;
 
+/// Class and method of basic.get, for the fault of one that came late.
+const BASIC_GET: (u16, u16) = (60, 70);
+
 impl<B: Broker> Session<B> {
     pub(super) fn handle_basic_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
         match method {
@@ -129,7 +132,27 @@ impl<B: Broker> Session<B> {
 
     fn get(&mut self, number: u16, queue: &[u8], no_ack: bool) -> Result<(), Fault> {
         let queue = self.queue_name(number, queue)?;
-        let Some((queue, entry, message_count)) = self.broker.get(&queue)? else {
+        self.get_from(LateGet { number, queue, no_ack })
+    }
+
+    /// A basic.get whose message had to be read back first: perhaps it is there now.
+    pub(super) fn retry_get(&mut self) {
+        let Some(late) = self.late_get.take().filter(|late| self.channel(late.number).is_ok()) else {
+            return;
+        };
+        let number = late.number;
+        if let Err(fault) = self.get_from(late) {
+            self.handle_fault(number, &fault, BASIC_GET);
+        }
+    }
+
+    fn get_from(&mut self, asked: LateGet) -> Result<(), Fault> {
+        let (number, no_ack) = (asked.number, asked.no_ack);
+        let Some((queue, entry, message_count)) = self.broker.get(&asked.queue)? else {
+            if self.broker.waits_for(&asked.queue) {
+                self.late_get = Some(asked);
+                return Ok(());
+            }
             frame::write_method(&mut self.out, number, &Method::BasicGetEmpty { cluster_id: b"" });
             return Ok(());
         };
@@ -262,6 +285,13 @@ fn counted<D>(entry: &Entry<D>, properties: &[u8]) -> Option<Vec<u8>> {
     }
     let count = Value::I64(entry.delivery_count.into());
     Properties::with_header(properties, "x-delivery-count", count).ok()
+}
+
+/// A basic.get; no further input is looked at while it waits for its message, so that answers keep their order.
+pub(super) struct LateGet {
+    number: u16,
+    queue: Vec<u8>,
+    no_ack: bool,
 }
 
 /// The flags of basic.consume.

@@ -12,6 +12,7 @@ use crate::broker::fault::Fault;
 use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 
+use super::basic::LateGet;
 use super::channel::ChannelOf;
 use super::handshake::{Capabilities, Peer, Settings};
 use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
@@ -105,6 +106,7 @@ pub struct Session<B: Broker> {
     pub(super) reply_serial: u32,
     pub(super) deadlines: Deadlines,
     held: Option<Held>,
+    pub(super) late_get: Option<LateGet>,
     pub(super) alarm: Option<&'static str>,
     pub(super) blocked: bool,
     /// frames were lost sight of: whatever comes is thrown away until the peer has read our close
@@ -146,6 +148,7 @@ impl<B: Broker> Session<B> {
             reply_serial: 0,
             deadlines: Deadlines::default(),
             held: None,
+            late_get: None,
             alarm: None,
             blocked: false,
             is_deaf: false,
@@ -202,6 +205,7 @@ impl<B: Broker> Session<B> {
             self.out.extend_from_slice(&held.reply);
         }
         self.confirm_due(durable);
+        self.retry_get();
     }
 
     /// An alarm was raised (its reason) or all are over. Publishers are blocked at their next publish.
@@ -248,16 +252,14 @@ impl<B: Broker> Session<B> {
         self.login.take()
     }
 
-    // ---- what it is like
-
-    /// Whether a reply waits for a commit.
+    /// Whether a reply waits for a commit, or for its message.
     pub(super) fn is_holding_a_reply(&self) -> bool {
-        self.held.is_some()
+        self.held.is_some() || self.late_get.is_some()
     }
 
-    /// Whether further input must wait: for a commit, a login, or the end of an alarm.
+    /// Whether further input must wait: for a commit, a login, a late basic.get, or the end of an alarm.
     pub fn is_paused(&self) -> bool {
-        self.held.is_some() || self.blocked || matches!(self.phase, Phase::Login | Phase::Closed)
+        self.is_holding_a_reply() || self.blocked || matches!(self.phase, Phase::Login | Phase::Closed)
     }
 
     /// Whether the socket may be closed once the output is flushed.
@@ -265,7 +267,7 @@ impl<B: Broker> Session<B> {
         self.phase == Phase::Closed
     }
 
-    /// Whether connection.close was sent and close-ok has not come.
+    /// Whether close-ok is awaited.
     pub fn is_closing(&self) -> bool {
         self.phase == Phase::Closing
     }

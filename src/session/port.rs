@@ -288,6 +288,11 @@ pub trait Broker {
     fn get(&mut self, queue: &[u8]) -> Result<Got<Self>, Fault>
     where
         Self: Sized;
+    /// After a basic.get that found nothing: whether there is something all the same, which is being read back. If so
+    /// the connection is woken, and is to ask again.
+    fn waits_for(&mut self, _queue: &[u8]) -> bool {
+        false
+    }
     /// Acknowledged: all of one consumer (or of basic.get); leaves `entries` empty.
     fn settle(
         &mut self,

@@ -39,6 +39,8 @@ pub(super) struct Records<'a> {
     manifests: BTreeMap<QueueId, Manifest>,
     /// Queues that are gone and whose entries are being cleared away.
     dropping: BTreeSet<QueueId>,
+    /// Ranges of entries that were purged and are being cleared away, by queue and last place: the first place.
+    purging: BTreeMap<(QueueId, Seq), Seq>,
     bodies: HashMap<BodyId, Body>,
 }
 
@@ -62,6 +64,7 @@ impl<'a> Records<'a> {
             rows: Vec::new(),
             manifests: BTreeMap::new(),
             dropping: BTreeSet::new(),
+            purging: BTreeMap::new(),
             bodies: HashMap::new(),
         }
     }
@@ -156,6 +159,17 @@ impl<'a> Records<'a> {
                     Err(e) => self.refuse_of_queue("the manifest", queue, None, e),
                 }
             }
+            MetaKey::Purging(queue, first) => {
+                let opened = self.open(&[Kind::Manifest], Family::Meta, key, value);
+                match opened.and_then(|facts| Ok((facts, read_manifest(&self.text)?))) {
+                    Ok((facts, range)) => {
+                        self.keep(Kept::Manifest, &Key::purging(queue, first), facts, value);
+                        let last = Seq(range.next_seq.0.saturating_sub(1));
+                        self.purging.insert((queue, last), first);
+                    }
+                    Err(e) => self.refuse_of_queue("the mark of a purge", queue, Some(first), e),
+                }
+            }
             MetaKey::DeliveryCount(queue, seq) => {
                 let opened = self.open(&[Kind::DeliveryCount], Family::Meta, key, value);
                 if let Err(e) = opened.and_then(|_| Ok(read_delivery_count(&self.text)?)) {
@@ -209,6 +223,7 @@ impl<'a> Records<'a> {
             return self.refuse("the column family of entries", Unreadable::ForeignKey);
         };
         self.counts.entries += 1;
+        let is_leaving = self.dropping.contains(&queue) || self.is_purged(queue, seq);
         let opened = self.open(&[Kind::Entry], Family::Entries, key, value);
         let entry = opened.and_then(|facts| Ok((facts, read_entry(&self.text)?)));
         let found = entry.and_then(|(facts, entry)| match entry.content {
@@ -220,11 +235,11 @@ impl<'a> Records<'a> {
         if let Err(e) = found
             && !is_shredded(e)
         {
-            let leaving = if self.dropping.contains(&queue) { " (its queue was deleted)" } else { "" };
+            let leaving = if is_leaving { " (it is being cleared away)" } else { "" };
             let fault = Fault::of_entry(e.code(), queue.0, seq.0, format!("{e}{leaving}"));
             self.faults.add(fault);
         }
-        if self.dropping.contains(&queue) {
+        if is_leaving {
             return;
         }
         if self.manifests.get(&queue).is_some_and(|manifest| manifest.extra.contains(&seq)) {
@@ -235,6 +250,11 @@ impl<'a> Records<'a> {
         if let Err(e) = self.sums.ledger.put(queue, seq, bytes, key_id) {
             self.faults.add(Fault::of_entry("E_METADATA_DAMAGED", queue.0, seq.0, e.to_string()));
         }
+    }
+
+    fn is_purged(&self, queue: QueueId, seq: Seq) -> bool {
+        let range = self.purging.range((queue, seq)..).next();
+        range.is_some_and(|((of, _), first)| *of == queue && *first <= seq)
     }
 
     /// Whether the body that an entry names is there, sound and the one that was meant.

@@ -1,7 +1,8 @@
 //! A body that several entries share, or that is too large to stand in its entry. It is written with the
 //! first of its entries that is not struck out, and removed by the commit that removes the last.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
@@ -17,13 +18,12 @@ use crate::seal::padding::Padding;
 use crate::seal::record::Sealer;
 use crate::seal::xaes::{Tag, TooLong};
 
-/// A message stored apart from its entries. All counts are touched by the committer only; they are atomics
-/// because the value is shared, not because anybody races.
+/// A message stored apart from its entries. There may be several values for one body: one that its publisher made,
+/// and others that were read back with its entries.
 pub struct SharedBody {
     id: BodyId,
     message: Message,
     promised: u32,
-    settled: AtomicU32,
     /// Set when the body's records are in a batch.
     written: OnceLock<BodyRef>,
     /// Sealed on the publisher's thread, waiting for its batch.
@@ -49,12 +49,12 @@ struct SealedBody {
 impl SharedBody {
     pub(super) fn new(id: BodyId, message: Message, promised: u32) -> SharedBody {
         let charge = AtomicUsize::new(message.size_bytes());
-        let (settled, written, ready) = (AtomicU32::new(0), OnceLock::new(), ArcSwapOption::empty());
-        SharedBody { id, message, promised, settled, written, ready, charge }
+        let (written, ready) = (OnceLock::new(), ArcSwapOption::empty());
+        SharedBody { id, message, promised, written, ready, charge }
     }
 
-    /// A body that was found in the store with `promised` entries.
-    pub(super) fn recovered(body: BodyRef, message: Message, promised: u32) -> SharedBody {
+    /// A body that was found in the store, and was made for `promised` entries.
+    pub(super) fn stored(body: BodyRef, message: Message, promised: u32) -> SharedBody {
         let made = SharedBody::new(body.id, message, promised);
         made.charge.store(0, Relaxed);
         // The value is new, so the cell is empty.
@@ -65,6 +65,11 @@ impl SharedBody {
     /// The message itself.
     pub fn message(&self) -> &Message {
         &self.message
+    }
+
+    /// How many entries it was made for.
+    pub(super) fn promised(&self) -> u32 {
+        self.promised
     }
 
     /// Its number in the store.
@@ -127,19 +132,6 @@ impl SharedBody {
         Ok((*self.written.get_or_init(|| body), Some(key_id)))
     }
 
-    /// One entry less. Gives what must be removed from the store when it was the last.
-    pub(super) fn settle(&self) -> Settled {
-        let settled = self.settled.fetch_add(1, Relaxed) + 1;
-        if settled < self.promised {
-            return Settled::Needed;
-        }
-        self.ready.store(None);
-        match self.written.get() {
-            Some(body) if settled == self.promised => Settled::Remove(*body),
-            _ => Settled::NeverWritten,
-        }
-    }
-
     /// Takes what it adds to the backlog; later calls give 0.
     pub(super) fn take_charge(&self) -> usize {
         self.charge.swap(0, Relaxed)
@@ -150,7 +142,45 @@ impl SharedBody {
     }
 }
 
-/// What [`SharedBody::settle`] found.
+/// How many entries of a body are left, of those that are settled in part. Only the committer counts.
+#[derive(Default)]
+pub(super) struct BodyCounts(HashMap<BodyId, u32, foldhash::fast::RandomState>);
+
+impl BodyCounts {
+    /// A body that was found with other than the entries that it was made for.
+    pub(super) fn restore(&mut self, id: BodyId, entries: u32) {
+        self.0.insert(id, entries);
+    }
+
+    /// One entry less. Gives what must be removed from the store when it was the last.
+    pub(super) fn settle(&mut self, body: &SharedBody) -> Settled {
+        if !self.is_last(body.id, body.promised) {
+            return Settled::Needed;
+        }
+        body.ready.store(None);
+        body.written.get().map_or(Settled::NeverWritten, |body| Settled::Remove(*body))
+    }
+
+    /// As [`BodyCounts::settle`], for a body that is named by its entry only.
+    pub(super) fn settle_stored(&mut self, body: BodyRef, promised: u32) -> Settled {
+        if self.is_last(body.id, promised) { Settled::Remove(body) } else { Settled::Needed }
+    }
+
+    fn is_last(&mut self, id: BodyId, promised: u32) -> bool {
+        if promised == 1 {
+            return true;
+        }
+        let left = self.0.entry(id).or_insert(promised);
+        *left = left.saturating_sub(1);
+        let is_last = *left == 0;
+        if is_last {
+            self.0.remove(&id);
+        }
+        is_last
+    }
+}
+
+/// What [`BodyCounts::settle`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Settled {
     /// Other entries need it.
@@ -187,14 +217,29 @@ mod tests {
         let again = body.write_once(&Sealing::Plain, None, &mut value, |_, _| unreachable!()).unwrap();
         assert_eq!((again, key, first.chunks), ((first, None), Some(0), 2));
         assert_eq!(keys, [Key::body(BodyId(7), 0), Key::body(BodyId(7), 1)]);
-        assert_eq!(body.settle(), Settled::Needed);
-        assert_eq!(body.settle(), Settled::Remove(first));
+        // Another queue has read it back meanwhile.
+        let again = SharedBody::stored(first, body.message().clone(), 2);
+        let mut counts = BodyCounts::default();
+        assert_eq!(counts.settle(&again), Settled::Needed);
+        assert_eq!(counts.settle(&body), Settled::Remove(first));
+        assert!(counts.0.is_empty());
     }
 
     #[test]
     fn a_body_whose_entries_were_all_struck_out_is_never_written() {
         let body = body(2);
-        assert_eq!(body.settle(), Settled::Needed);
-        assert_eq!(body.settle(), Settled::NeverWritten);
+        let mut counts = BodyCounts::default();
+        assert_eq!(counts.settle(&body), Settled::Needed);
+        assert_eq!(counts.settle(&body), Settled::NeverWritten);
+    }
+
+    #[test]
+    fn a_body_found_with_fewer_entries_goes_with_the_last_of_these() {
+        let stored = BodyRef { id: BodyId(7), bytes: 1, chunks: 1, tag: Tag::default() };
+        let mut counts = BodyCounts::default();
+        counts.restore(BodyId(7), 2);
+        assert_eq!(counts.settle_stored(stored, 5), Settled::Needed);
+        assert_eq!(counts.settle_stored(stored, 5), Settled::Remove(stored));
+        assert_eq!(counts.settle_stored(stored, 1), Settled::Remove(stored), "its only one");
     }
 }

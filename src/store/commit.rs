@@ -11,7 +11,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use smallvec::SmallVec;
 
 use super::body::SharedBody;
@@ -79,6 +79,8 @@ pub(super) struct Core {
     pub(super) next_row: AtomicU64,
     /// The current data key, for bodies that are sealed outside the committer; empty in a plain store.
     pub(super) data_key: ArcSwapOption<Epoch>,
+    /// All keys that open records; empty in a plain store.
+    pub(super) keys: ArcSwap<Vec<Arc<Key>>>,
     pub(super) counters: Counters,
     /// Set while a backup is being made.
     pub(super) backing_up: AtomicBool,
@@ -107,7 +109,12 @@ pub(super) struct Taken {
 }
 
 impl Core {
-    pub(super) fn new(next_body: u64, next_row: u64, data_key: Option<Arc<Key>>) -> Core {
+    pub(super) fn new(
+        next_body: u64,
+        next_row: u64,
+        data_key: Option<Arc<Key>>,
+        keys: Vec<Arc<Key>>,
+    ) -> Core {
         let inbox = Inbox {
             base: 0,
             slots: VecDeque::new(),
@@ -127,6 +134,7 @@ impl Core {
             next_body: AtomicU64::new(next_body),
             next_row: AtomicU64::new(next_row),
             data_key: ArcSwapOption::new(data_key.map(|key| Arc::new(Epoch { key }))),
+            keys: ArcSwap::from_pointee(keys),
             counters: Counters::default(),
             backing_up: AtomicBool::new(false),
         }
@@ -348,11 +356,18 @@ impl Appender<'_> {
     }
 
     /// Removes an entry: strikes its put out when that is not yet taken by the committer, else appends the
-    /// removal. `put_at` is what [`Appender::put`] returned; `Position(0)` for a recovered entry, and for one
-    /// whose put is to be written all the same.
-    pub fn delete(&mut self, queue: QueueId, seq: Seq, shared: Option<&Arc<SharedBody>>, put_at: Position) {
+    /// removal. `put_at` is what [`Appender::put`] returned; `Position(0)` for an entry that was read back, and for
+    /// one whose put is to be written all the same. `bytes` is the size of its message.
+    pub fn delete(
+        &mut self,
+        queue: QueueId,
+        seq: Seq,
+        bytes: usize,
+        shared: Option<&Arc<SharedBody>>,
+        put_at: Position,
+    ) {
         if !self.strike_out(queue, seq, put_at) {
-            self.push(Op::Delete { queue, seq, shared: shared.cloned() }, false);
+            self.push(Op::Delete { queue, seq, bytes: bytes as u32, shared: shared.cloned() }, false);
         }
     }
 
@@ -410,8 +425,15 @@ impl Appender<'_> {
         }
     }
 
+    /// Removes all entries of a queue between two places, `bytes` of messages, none of which anybody holds: what is
+    /// in the store only is purged so. Durable, at the place returned, is that they will not come back; they are
+    /// cleared away in the background.
+    pub fn purge_range(&mut self, queue: QueueId, first: Seq, last: Seq, bytes: u64) -> Position {
+        self.push(Op::PurgeRange { queue, first, last, bytes }, true)
+    }
+
     /// Removes a queue's entries, those in quarantine too, and its counts. `entries` are all that the engine
-    /// still holds; the queue's row is deleted apart from this. Durable, at the place returned, is that the
+    /// holds ready; the queue's row is deleted apart from this. Durable, at the place returned, is that the
     /// entries will not come back; they are cleared away in the background.
     pub fn drop_queue(
         &mut self,
@@ -421,7 +443,7 @@ impl Appender<'_> {
         let mut bodies = Vec::new();
         for (seq, shared, put_at) in entries {
             if !self.strike_out(queue, seq, put_at) {
-                bodies.extend(shared);
+                bodies.extend(shared.map(|shared| (seq, shared)));
             }
         }
         self.inbox.delivered.remove(&queue);

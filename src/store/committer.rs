@@ -11,35 +11,47 @@ use std::task::Waker;
 use std::time::{Instant, SystemTime};
 
 use super::anchor::{Anchor, Mark};
-use super::body::{Settled, SharedBody};
+use super::body::{BodyCounts, Settled, SharedBody};
 use super::commit::{Core, DeliveryMarks};
 use super::error::CommitFailure;
 use super::files::FolderLock;
 use super::key_duty::KeyDuty;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
-use super::ledger::Ledger;
+use super::ledger::{Dropped, Ledger};
+use super::live::LiveSet;
 use super::op::{Op, Put};
 use super::presence::{Kept, Presence};
-use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Manifest, Record, RowRecord};
+use super::record::{
+    BodyRef, CommitRow, Content, DeliveryCount, Entry, EntryRecord, Manifest, Record, RowRecord, read_entry,
+};
 use super::rocks::{Batch, Rocks};
-use super::sealing::{Sealing, name_of};
+use super::sealing::{Opening, Sealing, name_of};
 use super::shred::{QueueKeys, Under};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::limits::PURGE_KEYS_MAX;
+use crate::seal::envelope::Kind;
 use crate::seal::record::Sealer;
 
 /// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
 const RECORD_OVERHEAD_BYTES: usize = 160;
 
+/// An entry that must be read first counts as so many keys more: a commit is not to wait long.
+const PURGE_READ_COST: usize = 7;
+
 /// Entries and bodies of a queue that is gone, cleared away a step per batch.
 #[derive(Default)]
 pub(super) struct Purge {
-    /// Whose manifest goes with the last step.
     pub(super) queue: QueueId,
-    pub(super) seqs: VecDeque<Seq>,
-    /// Each stands for one entry less.
-    pub(super) shared: VecDeque<Arc<SharedBody>>,
+    pub(super) seqs: LiveSet,
+    /// Entries that are no part of the queue: what they name is not theirs.
+    pub(super) extra: Vec<Seq>,
+    /// Bodies of some of the queue's own, in order.
+    pub(super) shared: VecDeque<(Seq, Arc<SharedBody>)>,
+    /// The others may have bodies as well, which only the records name.
+    pub(super) reads: bool,
+    /// What goes with the last step: the mark that says what is to be cleared away.
+    pub(super) mark: Option<Key>,
     /// Delivery counts of entries that are gone.
     pub(super) counts: VecDeque<(QueueId, Seq)>,
     /// Bodies that no entry names.
@@ -48,7 +60,7 @@ pub(super) struct Purge {
 
 impl Purge {
     fn keys(&self) -> usize {
-        self.seqs.len() + self.shared.len() + self.counts.len() + self.orphans.len()
+        self.seqs.len() as usize + self.extra.len() + self.counts.len() + self.orphans.len()
     }
 }
 
@@ -60,6 +72,9 @@ pub(super) struct Committer {
     pub(super) ledger: Ledger,
     pub(super) presence: Presence,
     pub(super) anchor: Anchor,
+    pub(super) bodies: BodyCounts,
+    /// Reads back what is to be cleared away.
+    pub(super) opening: Opening,
     /// `None` in a plain store.
     pub(super) keyring: Option<KeyringFile>,
     pub(super) purges: VecDeque<Purge>,
@@ -141,6 +156,8 @@ impl Committer {
         let mut batch = rocks.batch(capacity).map_err(refused)?;
         // An older keyring is refused only once a commit names the newer one.
         let (mut tally, mut force) = (Tally::default(), clean || self.told_generation != self.generation());
+        // What this batch drops is read after it was written.
+        let purges = self.purges.len();
         for op in ops.iter() {
             force |= matches!(op, Op::Touch);
             tally.charge += op.charge();
@@ -150,7 +167,7 @@ impl Committer {
         for (queue, seq) in self.delivered.drain() {
             self.ledger.delivered_up_to(queue, seq);
         }
-        self.purge_step(&mut batch, &mut tally)?;
+        self.purge_step(purges, &mut batch, &mut tally)?;
         if clean {
             self.ledger.touch_all();
         }
@@ -180,22 +197,22 @@ impl Committer {
     fn apply(&mut self, op: &Op, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
         match op {
             Op::Put(put) => self.put(put, batch, tally),
-            Op::Delete { queue, seq, shared } => {
-                if self.ledger.delete(*queue, *seq) {
+            Op::Delete { queue, seq, bytes, shared } => {
+                if self.ledger.delete(*queue, *seq, *bytes) {
                     batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
                     if self.ledger.uncount(*queue, *seq) {
                         batch.delete(Family::Meta, &Key::delivery_count(*queue, *seq));
                     }
-                    self.settle_all(shared, batch, tally);
-                } else if !self.ledger.knows(*queue) {
-                    // The queue was dropped, and the entry's key with it; a consumer held its body until now.
-                    self.settle_all(shared, batch, tally);
+                    shared.iter().for_each(|body| self.settle(body, batch, tally));
+                } else if self.queue_keys.is_gone(*queue) {
+                    // Nobody could read any more that the body was this entry's; a consumer held it until now.
+                    shared.iter().for_each(|body| self.settle(body, batch, tally));
                 }
                 Ok(())
             }
             Op::Count(record) => self.count(record, batch, tally),
             Op::Settle(body) => {
-                settle(body, &mut self.ledger, batch, tally);
+                self.settle(body, batch, tally);
                 Ok(())
             }
             Op::PutRow { kind, id, text } => {
@@ -209,18 +226,33 @@ impl Committer {
                 batch.delete(Family::Meta, &key);
                 Ok(())
             }
-            Op::DropQueue { queue, bodies } => self.drop_queue(*queue, bodies, batch),
+            Op::DropQueue { queue, bodies } => self.drop_queue(*queue, bodies, batch, tally),
             Op::Keys(request) => {
                 self.key_duty.requests.push(Arc::clone(request));
                 Ok(())
             }
             Op::OwnKey { queue, anew } => self.own_key(*queue, *anew),
+            Op::PurgeRange { queue, first, last, bytes } => {
+                self.purge_range(*queue, (*first, *last), *bytes, batch)
+            }
             Op::Touch | Op::Nothing => Ok(()),
         }
     }
 
-    fn settle_all(&mut self, shared: &Option<Arc<SharedBody>>, batch: &mut Batch<'_>, tally: &mut Tally) {
-        shared.iter().for_each(|body| settle(body, &mut self.ledger, batch, tally));
+    /// An entry of the body is gone; with the last one the body goes.
+    fn settle(&mut self, body: &SharedBody, batch: &mut Batch<'_>, tally: &mut Tally) {
+        match self.bodies.settle(body) {
+            Settled::Needed => {}
+            Settled::NeverWritten => tally.charge += body.take_charge(),
+            settled => self.remove(settled, batch),
+        }
+    }
+
+    fn remove(&mut self, settled: Settled, batch: &mut Batch<'_>) {
+        if let Settled::Remove(BodyRef { id, chunks, .. }) = settled {
+            self.ledger.key_use.release_body(id);
+            (0..chunks).for_each(|chunk| batch.delete_once(Family::Bodies, &Key::body(id, chunk)));
+        }
     }
 
     fn put(&mut self, put: &Put, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
@@ -243,7 +275,8 @@ impl Committer {
                 tally.charge += shared.take_charge();
                 let (body, key) = written.map_err(refused)?;
                 key.into_iter().for_each(|key| self.ledger.key_use.add_body(body.id, key));
-                Content::Apart(body)
+                self.ledger.has_body(put.queue);
+                Content::Apart(body, shared.promised())
             }
         };
         let (key, record) = (Key::entry(put.queue, put.seq), EntryRecord { meta: put.meta, content });
@@ -274,55 +307,122 @@ impl Committer {
     fn drop_queue(
         &mut self,
         queue: QueueId,
-        bodies: &[Arc<SharedBody>],
+        bodies: &[(Seq, Arc<SharedBody>)],
         batch: &mut Batch<'_>,
+        tally: &mut Tally,
     ) -> Result<(), CommitFailure> {
         let dropped = self.ledger.drop_queue(queue);
-        self.queue_keys.drop_queue(queue);
-        let shared: VecDeque<_> = bodies.iter().cloned().collect();
-        let counts = dropped.counted.into_iter().map(|seq| (queue, seq)).collect();
-        let purge = Purge { queue, seqs: dropped.seqs, shared, counts, orphans: VecDeque::new() };
+        let was_shredded = self.queue_keys.drop_queue(queue);
+        let mark = Key::manifest(queue);
+        let mut shared: Vec<_> = bodies.to_vec();
+        shared.sort_unstable_by_key(|(seq, _)| *seq);
+        if self.queue_keys.is_gone(queue) {
+            // What came after an earlier drop was not written.
+            let never = shared.extract_if(.., |(seq, _)| !dropped.seqs.contains(*seq));
+            never.for_each(|(_, body)| self.settle(&body, batch, tally));
+        }
+        let (had_manifest, extra) = (dropped.has_manifest, dropped.extra.clone());
+        let mut purge = Purge { shared: shared.into(), ..purge(queue, dropped, mark) };
+        // What its own key sealed cannot be read any more; a body that a consumer holds goes with the consumer's word.
+        purge.reads &= !was_shredded;
         if purge.keys() == 0 {
-            if dropped.has_manifest {
-                self.presence.remove(Kept::Manifest, &Key::manifest(queue));
-                batch.delete(Family::Meta, &Key::manifest(queue));
+            if had_manifest {
+                self.presence.remove(Kept::Manifest, &mark);
+                batch.delete(Family::Meta, &mark);
             }
             return Ok(());
         }
         let commit_seq = self.commit_seq + 1;
-        let manifest = Manifest { queue, dropping: true, commit_seq, ..Manifest::default() };
-        self.keep(Kept::Manifest, &manifest, &Key::manifest(queue), batch)?;
+        let manifest = Manifest { queue, dropping: true, commit_seq, extra, ..Manifest::default() };
+        self.keep(Kept::Manifest, &manifest, &mark, batch)?;
         self.purges.push_back(purge);
         Ok(())
     }
 
-    fn purge_step(&mut self, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
+    /// Marks the range as gone and leaves its entries to [`Committer::purge_step`].
+    fn purge_range(
+        &mut self,
+        queue: QueueId,
+        (first, last): (Seq, Seq),
+        bytes: u64,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), CommitFailure> {
+        let dropped = self.ledger.take_range(queue, first, last, bytes);
+        let mark = Key::purging(queue, first);
+        let purge = purge(queue, dropped, mark);
+        if purge.keys() > 0 {
+            let (next_seq, commit_seq) = (Seq(last.0 + 1), self.commit_seq + 1);
+            let range =
+                Manifest { queue, head: first, next_seq, commit_seq, dropping: true, ..Manifest::default() };
+            self.keep(Kept::Manifest, &range, &mark, batch)?;
+            self.purges.push_back(purge);
+        }
+        Ok(())
+    }
+
+    /// Clears away a bounded part of the first `due` purges.
+    fn purge_step(
+        &mut self,
+        due: usize,
+        batch: &mut Batch<'_>,
+        tally: &mut Tally,
+    ) -> Result<(), CommitFailure> {
         let mut left = PURGE_KEYS_MAX;
-        while left > 0 {
-            let Some(purge) = self.purges.front_mut() else { return Ok(()) };
+        for _ in 0..due {
+            let Some(mut purge) = self.purges.pop_front() else { return Ok(()) };
             while left > 0 && purge.keys() > 0 {
                 left -= 1;
-                if let Some(seq) = purge.seqs.pop_front() {
+                if let Some(seq) = purge.seqs.pop_first() {
+                    let mut is_known = false;
+                    while let Some((of, body)) = purge.shared.pop_front_if(|(of, _)| *of <= seq) {
+                        self.settle(&body, batch, tally);
+                        is_known = of == seq;
+                    }
+                    if purge.reads && !is_known {
+                        left = left.saturating_sub(PURGE_READ_COST);
+                        self.settle_unread(purge.queue, seq, batch)?;
+                    }
                     batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
-                } else if let Some(body) = purge.shared.pop_front() {
-                    settle(&body, &mut self.ledger, batch, tally);
+                } else if let Some(seq) = purge.extra.pop() {
+                    batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
                 } else if let Some((queue, seq)) = purge.counts.pop_front() {
                     batch.delete(Family::Meta, &Key::delivery_count(queue, seq));
                 } else if let Some((id, chunk)) = purge.orphans.pop_front() {
                     batch.delete_once(Family::Bodies, &Key::body(id, chunk));
                 }
             }
-            if purge.keys() == 0 {
-                let key = Key::manifest(purge.queue);
-                if self.ledger.knows(purge.queue) {
-                    // A put came after the drop; the queue will be dropped once more.
-                    self.ledger.rewrite(purge.queue);
-                } else {
-                    self.presence.remove(Kept::Manifest, &key);
-                    batch.delete(Family::Meta, &key);
-                }
-                self.purges.pop_front();
+            if purge.keys() > 0 {
+                self.purges.push_front(purge);
+                return Ok(());
             }
+            let Some(mark) = purge.mark else { continue };
+            if mark == Key::manifest(purge.queue) && self.ledger.knows(purge.queue) {
+                // A put came after the drop; the queue will be dropped once more.
+                self.ledger.rewrite(purge.queue);
+            } else {
+                self.presence.remove(Kept::Manifest, &mark);
+                batch.delete(Family::Meta, &mark);
+            }
+        }
+        Ok(())
+    }
+
+    /// An entry that nobody holds is cleared away: its body is named by its record. One that cannot be read leaves
+    /// its body behind.
+    fn settle_unread(
+        &mut self,
+        queue: QueueId,
+        seq: Seq,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), CommitFailure> {
+        let key = Key::entry(queue, seq);
+        let value = self.rocks.value(Family::Entries, &key).map_err(refused)?.unwrap_or_default();
+        let mut text = Vec::new();
+        let opened = self.opening.open(&[Kind::Entry], Family::Entries, key.as_bytes(), &value, &mut text);
+        let entry = opened.and_then(|_| Ok(read_entry(&text)?));
+        if let Ok(Entry { content: Err(body), promised, .. }) = entry {
+            let settled = self.bodies.settle_stored(body, promised);
+            self.remove(settled, batch);
         }
         Ok(())
     }
@@ -357,9 +457,10 @@ impl Committer {
         let mut manifests = Vec::new();
         self.ledger.take_touched(self.commit_seq, |manifest| manifests.push(manifest));
         for manifest in &mut manifests {
+            let key = Key::manifest(manifest.queue);
             // What is not cleared away yet would look like entries too many.
-            manifest.dropping |= self.purges.iter().any(|purge| purge.queue == manifest.queue);
-            self.keep(Kept::Manifest, manifest, &Key::manifest(manifest.queue), batch)?;
+            manifest.dropping |= self.purges.iter().any(|purge| purge.mark == Some(key));
+            self.keep(Kept::Manifest, manifest, &key, batch)?;
         }
         let row = CommitRow {
             commit_seq: self.commit_seq,
@@ -380,14 +481,16 @@ impl Committer {
     }
 }
 
-fn settle(body: &SharedBody, ledger: &mut Ledger, batch: &mut Batch<'_>, tally: &mut Tally) {
-    match body.settle() {
-        Settled::Needed => {}
-        Settled::NeverWritten => tally.charge += body.take_charge(),
-        Settled::Remove(BodyRef { id, chunks, .. }) => {
-            ledger.key_use.release_body(id);
-            (0..chunks).for_each(|chunk| batch.delete_once(Family::Bodies, &Key::body(id, chunk)));
-        }
+fn purge(queue: QueueId, dropped: Dropped, mark: Key) -> Purge {
+    let counts = dropped.counted.into_iter().map(|seq| (queue, seq)).collect();
+    Purge {
+        queue,
+        seqs: dropped.seqs,
+        extra: dropped.extra,
+        counts,
+        reads: dropped.has_bodies,
+        mark: Some(mark),
+        ..Purge::default()
     }
 }
 

@@ -12,10 +12,10 @@ use super::error::{CommitFailure, SlotRefusal, StoreError};
 use super::key_admin::{DataKeyFacts, KeyChange, KeyRequest, KeyringFacts, SlotFacts};
 use super::key_use::KeyUse;
 use super::keyring_file::{queue_of, seals};
-use super::sealing::Sealing;
+use super::sealing::{Opening, Sealing};
 use crate::limits::{DATA_KEY_HOURS_MAX, DATA_KEY_RECORDS_MAX, DATA_KEYS_ALARM};
 use crate::seal::keyring::{KeyEntry, hex};
-use crate::seal::record::{Key, Sealer};
+use crate::seal::record::{Key, Opener, Sealer};
 
 /// A data key while it seals. Whoever holds one beside the inbox has sealed or will seal a body with it that is not
 /// in a batch yet.
@@ -91,7 +91,16 @@ impl Committer {
         let former = self.core.data_key.swap(Some(Arc::new(Epoch { key })));
         self.key_duty.retired.extend(former);
         (self.key_duty.since, self.key_duty.sealed) = (Instant::now(), 0);
+        self.read_with_all_keys();
         Ok(())
+    }
+
+    /// Whoever reads back knows of the keys that there are now, and of no others.
+    pub(super) fn read_with_all_keys(&mut self) {
+        let Some(file) = &self.keyring else { return };
+        let keys = file.keys();
+        self.opening = Opening::Sealed(Box::new(Opener::new(keys.clone(), file.ring().store)));
+        self.core.keys.store(Arc::new(keys));
     }
 
     /// After each commit: answers operators, and drops the data keys that the commit has freed.
@@ -122,6 +131,7 @@ impl Committer {
                 tracing::info!(?dropped, "data keys that no record needs are dropped");
                 duty.retired.retain(|epoch| !dropped.contains(&epoch.key.id));
                 key_use.forget(&dropped);
+                self.read_with_all_keys();
             }
             // They stay until another one becomes free.
             Err(e) => {

@@ -102,6 +102,7 @@ impl RowKind {
 const COMMIT: u8 = 0x01;
 const MANIFEST: u8 = 0x02;
 const DELIVERY_COUNT: u8 = 0x03;
+const PURGING: u8 = 0x04;
 
 const KEY_BYTES_MAX: usize = 17;
 
@@ -130,8 +131,17 @@ impl Key {
     }
 
     pub(super) fn delivery_count(queue: QueueId, seq: Seq) -> Key {
+        Key::beside_entry(DELIVERY_COUNT, queue, seq)
+    }
+
+    /// Of a range of entries that are being cleared away, by its first place.
+    pub(super) fn purging(queue: QueueId, first: Seq) -> Key {
+        Key::beside_entry(PURGING, queue, first)
+    }
+
+    fn beside_entry(kind: u8, queue: QueueId, seq: Seq) -> Key {
         let Key { bytes: entry, len } = Key::entry(queue, seq);
-        let mut key = Key { bytes: [DELIVERY_COUNT; KEY_BYTES_MAX], len: len + 1 };
+        let mut key = Key { bytes: [kind; KEY_BYTES_MAX], len: len + 1 };
         key.bytes.iter_mut().skip(1).zip(entry).for_each(|(byte, of_entry)| *byte = of_entry);
         key
     }
@@ -161,14 +171,17 @@ pub(super) enum MetaKey {
     Commit,
     Manifest(QueueId),
     DeliveryCount(QueueId, Seq),
+    Purging(QueueId, Seq),
     Row(RowKind, RowId),
 }
 
 /// Takes a key of the default column family apart; `None` is a key that this program never writes.
 pub(super) fn parse_meta(key: &[u8]) -> Option<MetaKey> {
     let (kind, id) = key.split_first()?;
-    if *kind == DELIVERY_COUNT {
-        return parse_entry(id).map(|(queue, seq)| MetaKey::DeliveryCount(queue, seq));
+    match *kind {
+        DELIVERY_COUNT => return parse_entry(id).map(|(queue, seq)| MetaKey::DeliveryCount(queue, seq)),
+        PURGING => return parse_entry(id).map(|(queue, seq)| MetaKey::Purging(queue, seq)),
+        _ => {}
     }
     let id = u64::from_be_bytes(id.try_into().ok()?);
     match *kind {
@@ -219,6 +232,8 @@ mod tests {
             prop_assert_eq!(parse_meta(Key::manifest(QueueId(a)).as_bytes()), Some(MetaKey::Manifest(QueueId(a))));
             let count = Key::delivery_count(QueueId(a), Seq(b));
             prop_assert_eq!(parse_meta(count.as_bytes()), Some(MetaKey::DeliveryCount(QueueId(a), Seq(b))));
+            let purging = Key::purging(QueueId(a), Seq(b));
+            prop_assert_eq!(parse_meta(purging.as_bytes()), Some(MetaKey::Purging(QueueId(a), Seq(b))));
             for kind in RowKind::ALL {
                 let key = Key::row(kind, RowId(b));
                 prop_assert_eq!(parse_meta(key.as_bytes()), Some(MetaKey::Row(kind, RowId(b))));

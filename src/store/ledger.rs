@@ -2,16 +2,14 @@
 //! sum. The committer keeps it and writes it out as manifests; it also guards the rule that an entry's key
 //! is written once and removed once, on which RocksDB's SingleDelete relies.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use super::key_use::{KeyRuns, KeyUse};
+use super::live::LiveSet;
 use super::record::Manifest;
 use crate::broker::id::{QueueId, Seq};
 use crate::limits::EXTRA_ENTRIES_MAX;
 use crate::seal::multiset::Multiset;
-
-/// Removed entries that may stay in the middle of a queue's list before it is packed.
-const DEAD_MIN: usize = 1024;
 
 /// All queues.
 pub(super) struct Ledger {
@@ -28,9 +26,7 @@ pub(super) struct Ledger {
 
 #[derive(Default)]
 struct QueueLedger {
-    /// In order of `seq`; the front is live unless the list is empty.
-    entries: VecDeque<Live>,
-    live_count: u64,
+    live: LiveSet,
     live_bytes: u64,
     multiset: u128,
     next_seq: u64,
@@ -40,12 +36,8 @@ struct QueueLedger {
     has_manifest: bool,
     /// Entries that stand in the database and are no part of the queue: never delivered, cleared away with it.
     extra: Vec<u64>,
-}
-
-struct Live {
-    seq: u64,
-    bytes: u32,
-    dead: bool,
+    /// Some entry's body is or was stored apart.
+    has_bodies: bool,
 }
 
 /// The engine gave an entry a place that is taken.
@@ -56,10 +48,14 @@ pub(super) struct Duplicate(QueueId, Seq);
 /// What is to be cleared away with a queue.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dropped {
-    pub(super) seqs: VecDeque<Seq>,
+    pub(super) seqs: LiveSet,
+    /// Entries that are no part of it and stand in the database all the same.
+    pub(super) extra: Vec<Seq>,
     /// Those of them that have a delivery count.
     pub(super) counted: Vec<Seq>,
     pub(super) has_manifest: bool,
+    /// Some of them may have bodies apart.
+    pub(super) has_bodies: bool,
 }
 
 impl Ledger {
@@ -79,23 +75,26 @@ impl Ledger {
 
     /// Queues that hold entries.
     pub(super) fn queues(&self) -> impl Iterator<Item = QueueId> {
-        self.queues.iter().filter(|(_, ledger)| ledger.live_count > 0).map(|(queue, _)| *queue)
+        self.queues.iter().filter(|(_, ledger)| !ledger.live.is_empty()).map(|(queue, _)| *queue)
     }
 
     /// A queue's entries, in order.
     pub(super) fn live(&self, queue: QueueId) -> impl Iterator<Item = Seq> {
-        let ledger = self.queues.get(&queue);
-        let entries = ledger.into_iter().flat_map(|ledger| &ledger.entries);
-        entries.filter(|entry| !entry.dead).map(|entry| Seq(entry.seq))
+        self.queues.get(&queue).into_iter().flat_map(|ledger| ledger.live.iter())
     }
 
-    /// An entry that was found turns out to be no part of its queue.
-    pub(super) fn exclude(&mut self, queue: QueueId, seq: Seq) {
-        if self.delete(queue, seq)
+    /// An entry that was found, of `bytes` message bytes, turns out to be no part of its queue.
+    pub(super) fn exclude(&mut self, queue: QueueId, seq: Seq, bytes: u32) {
+        if self.delete(queue, seq, bytes)
             && let Some(ledger) = self.queues.get_mut(&queue)
         {
             ledger.extra.push(seq.0);
         }
+    }
+
+    /// Whether it has anything stored.
+    pub(super) fn knows(&self, queue: QueueId) -> bool {
+        self.queues.contains_key(&queue)
     }
 
     /// Writes the queue's manifest anew with the next commit.
@@ -109,59 +108,37 @@ impl Ledger {
     pub(super) fn put(&mut self, queue: QueueId, seq: Seq, bytes: u32, key: u32) -> Result<(), Duplicate> {
         let term = self.term(queue, seq);
         let ledger = self.queues.entry(queue).or_default();
-        let live = Live { seq: seq.0, bytes, dead: false };
-        if ledger.entries.back().is_none_or(|last| last.seq < seq.0) {
-            ledger.entries.push_back(live);
-        } else {
-            match ledger.entries.binary_search_by_key(&seq.0, |entry| entry.seq) {
-                Ok(_) => return Err(Duplicate(queue, seq)),
-                Err(at) => ledger.entries.insert(at, live),
-            }
+        if !ledger.live.insert(seq) {
+            return Err(Duplicate(queue, seq));
         }
-        ledger.live_count += 1;
         ledger.live_bytes += u64::from(bytes);
         ledger.multiset = ledger.multiset.wrapping_add(term);
         ledger.next_seq = ledger.next_seq.max(seq.0 + 1);
-        let head = ledger.entries.front().map_or(seq.0, |front| front.seq);
+        let head = ledger.live.first().map_or(seq.0, |first| first.0);
         ledger.keys.put(seq.0, key, head);
         self.key_use.add(key);
         ledger.touch(queue, &mut self.touched);
         Ok(())
     }
 
-    /// Whether the entry was live; if so it is not any more, and its key is to be removed.
-    pub(super) fn delete(&mut self, queue: QueueId, seq: Seq) -> bool {
+    /// Whether the entry, of `bytes` message bytes, was live; if so it is not any more, and its key is to be
+    /// removed.
+    pub(super) fn delete(&mut self, queue: QueueId, seq: Seq, bytes: u32) -> bool {
         let term = self.term(queue, seq);
-        let Some(ledger) = self.queues.get_mut(&queue) else { return false };
-        // A queue is mostly read in order.
-        let at = match ledger.entries.front() {
-            Some(front) if front.seq == seq.0 => Ok(0),
-            _ => ledger.entries.binary_search_by_key(&seq.0, |entry| entry.seq),
-        };
-        let Some(entry) = at.ok().and_then(|at| ledger.entries.get_mut(at)).filter(|entry| !entry.dead)
-        else {
+        let Some(ledger) = self.queues.get_mut(&queue).filter(|ledger| ledger.live.contains(seq)) else {
             return false;
         };
-        entry.dead = true;
-        ledger.live_count -= 1;
-        ledger.live_bytes -= u64::from(entry.bytes);
+        ledger.live.remove(seq);
+        ledger.live_bytes = ledger.live_bytes.saturating_sub(bytes.into());
         ledger.multiset = ledger.multiset.wrapping_sub(term);
         self.key_use.release(ledger.keys.key(seq.0));
-        while ledger.entries.front().is_some_and(|entry| entry.dead) {
-            ledger.entries.pop_front();
-        }
-        if ledger.entries.len() > DEAD_MIN + 2 * ledger.live_count as usize {
-            ledger.entries.retain(|entry| !entry.dead);
-        }
         ledger.touch(queue, &mut self.touched);
         true
     }
 
     /// Whether the entry is live; if so it has a delivery count from now on.
     pub(super) fn count(&mut self, queue: QueueId, seq: Seq) -> bool {
-        let Some(ledger) = self.queues.get(&queue) else { return false };
-        let at = ledger.entries.binary_search_by_key(&seq.0, |entry| entry.seq);
-        let is_live = at.ok().and_then(|at| ledger.entries.get(at)).is_some_and(|entry| !entry.dead);
+        let is_live = self.queues.get(&queue).is_some_and(|ledger| ledger.live.contains(seq));
         if is_live {
             self.counted.insert((queue, seq));
         }
@@ -181,20 +158,41 @@ impl Ledger {
         }
     }
 
-    /// Whether anything of the queue is or was stored, and it was not dropped.
-    pub(super) fn knows(&self, queue: QueueId) -> bool {
-        self.queues.contains_key(&queue)
-    }
-
     /// Forgets a queue.
     pub(super) fn drop_queue(&mut self, queue: QueueId) -> Dropped {
         let Some(ledger) = self.queues.remove(&queue) else { return Dropped::default() };
-        let seqs: VecDeque<Seq> =
-            ledger.entries.iter().filter(|entry| !entry.dead).map(|entry| Seq(entry.seq)).collect();
+        let seqs = ledger.live;
         seqs.iter().for_each(|seq| self.key_use.release(ledger.keys.key(seq.0)));
-        let counted = seqs.iter().copied().filter(|seq| self.uncount(queue, *seq)).collect();
-        let seqs = seqs.into_iter().chain(ledger.extra.iter().copied().map(Seq)).collect();
-        Dropped { seqs, counted, has_manifest: ledger.has_manifest }
+        let counted = match self.counted.is_empty() {
+            true => Vec::new(),
+            false => seqs.iter().filter(|seq| self.uncount(queue, *seq)).collect(),
+        };
+        let extra = ledger.extra.into_iter().map(Seq).collect();
+        Dropped { seqs, extra, counted, has_manifest: ledger.has_manifest, has_bodies: ledger.has_bodies }
+    }
+
+    /// The entries between two places, of `bytes` message bytes, are to be cleared away.
+    pub(super) fn take_range(&mut self, queue: QueueId, first: Seq, last: Seq, bytes: u64) -> Dropped {
+        let Some(ledger) = self.queues.get_mut(&queue) else { return Dropped::default() };
+        let seqs = ledger.live.take_range(first, last);
+        seqs.iter().for_each(|seq| self.key_use.release(ledger.keys.key(seq.0)));
+        ledger.live_bytes = ledger.live_bytes.saturating_sub(bytes);
+        ledger.touch(queue, &mut self.touched);
+        let (has_manifest, has_bodies) = (ledger.has_manifest, ledger.has_bodies);
+        let gone = seqs.iter().fold(0u128, |sum, seq| sum.wrapping_add(self.term(queue, seq)));
+        if let Some(ledger) = self.queues.get_mut(&queue) {
+            ledger.multiset = ledger.multiset.wrapping_sub(gone);
+        }
+        let counted = match self.counted.is_empty() {
+            true => Vec::new(),
+            false => seqs.iter().filter(|seq| self.uncount(queue, *seq)).collect(),
+        };
+        Dropped { seqs, extra: Vec::new(), counted, has_manifest, has_bodies }
+    }
+
+    /// A body of the queue is stored apart from its entry.
+    pub(super) fn has_body(&mut self, queue: QueueId) {
+        self.queues.entry(queue).or_default().has_bodies = true;
     }
 
     /// Takes over what recovery found in a queue's manifest.
@@ -209,7 +207,7 @@ impl Ledger {
     /// Also the queues of which only the delivery mark changed; for the last commit.
     pub(super) fn touch_all(&mut self) {
         for (queue, ledger) in &mut self.queues {
-            if ledger.has_manifest || ledger.live_count > 0 {
+            if ledger.has_manifest || !ledger.live.is_empty() {
                 ledger.touch(*queue, &mut self.touched);
             }
         }
@@ -247,8 +245,8 @@ impl QueueLedger {
         Manifest {
             queue,
             next_seq: Seq(self.next_seq),
-            head: Seq(self.entries.front().map_or(self.next_seq, |front| front.seq)),
-            live_count: self.live_count,
+            head: self.live.first().unwrap_or(Seq(self.next_seq)),
+            live_count: self.live.len(),
             live_bytes: self.live_bytes,
             multiset: self.multiset,
             commit_seq,
@@ -274,9 +272,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn counts_are_those_of_a_plain_set(ops in proptest::collection::vec((any::<bool>(), 1u64..60), 0..200)) {
+        fn counts_are_those_of_a_plain_set(
+            ops in proptest::collection::vec((any::<bool>(), 1u64..60, prop_oneof![9 => Just(0), 1 => 1u64..60]), 0..200),
+        ) {
             let (mut ledger, mut model) = (ledger(), BTreeMap::new());
-            for (put, seq) in ops {
+            for (put, seq, seq_of_range) in ops {
                 if put {
                     let fresh = !model.contains_key(&seq);
                     // A place that was given up is not used again by the engine; skip those.
@@ -286,7 +286,14 @@ mod tests {
                     prop_assert_eq!(ledger.put(QUEUE, Seq(seq), seq as u32, 1).is_ok(), fresh);
                     model.insert(seq, seq);
                 } else {
-                    prop_assert_eq!(ledger.delete(QUEUE, Seq(seq)), model.remove(&seq).is_some());
+                    prop_assert_eq!(ledger.delete(QUEUE, Seq(seq), seq as u32), model.remove(&seq).is_some());
+                }
+                if seq_of_range > 0 {
+                    let gone: Vec<u64> = model.range(..seq_of_range).map(|(seq, _)| *seq).collect();
+                    let bytes = gone.iter().sum();
+                    let dropped = ledger.take_range(QUEUE, Seq(0), Seq(seq_of_range - 1), bytes);
+                    prop_assert_eq!(dropped.seqs.len(), gone.len() as u64);
+                    model.retain(|seq, _| *seq >= seq_of_range);
                 }
                 let manifest = ledger.manifest(QUEUE);
                 let sum = model.keys().fold(0u128, |sum, seq| sum.wrapping_add(ledger.term(QUEUE, Seq(*seq))));
@@ -297,7 +304,7 @@ mod tests {
                     prop_assert_eq!(manifest.head.0, *first);
                 }
             }
-            let left: Vec<u64> = ledger.drop_queue(QUEUE).seqs.into_iter().map(|seq| seq.0).collect();
+            let left: Vec<u64> = ledger.drop_queue(QUEUE).seqs.iter().map(|seq| seq.0).collect();
             prop_assert_eq!(left, model.into_keys().collect::<Vec<_>>());
         }
     }
@@ -307,8 +314,8 @@ mod tests {
         let mut ledger = ledger();
         ledger.put(QUEUE, Seq(3), 1, 1).unwrap();
         assert_eq!(ledger.put(QUEUE, Seq(3), 1, 1), Err(Duplicate(QUEUE, Seq(3))));
-        assert!(ledger.delete(QUEUE, Seq(3)));
-        assert!(!ledger.delete(QUEUE, Seq(3)) && !ledger.delete(QueueId(6), Seq(3)));
+        assert!(ledger.delete(QUEUE, Seq(3), 1));
+        assert!(!ledger.delete(QUEUE, Seq(3), 1) && !ledger.delete(QueueId(6), Seq(3), 1));
     }
 
     #[test]
@@ -316,7 +323,7 @@ mod tests {
         let mut ledger = ledger();
         (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1, 1).unwrap());
         assert!(ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(3)));
-        assert!(ledger.delete(QUEUE, Seq(2)) && ledger.uncount(QUEUE, Seq(2)));
+        assert!(ledger.delete(QUEUE, Seq(2), 1) && ledger.uncount(QUEUE, Seq(2)));
         assert!(!ledger.uncount(QUEUE, Seq(2)), "once");
         assert!(!ledger.count(QUEUE, Seq(2)) && !ledger.count(QueueId(6), Seq(3)));
         assert_eq!(ledger.drop_queue(QUEUE).counted, [Seq(3)]);
@@ -326,26 +333,18 @@ mod tests {
     fn an_excluded_entry_is_not_counted_and_goes_with_its_queue() {
         let mut ledger = ledger();
         (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1, 1).unwrap());
-        ledger.exclude(QUEUE, Seq(2));
+        ledger.exclude(QUEUE, Seq(2), 1);
         assert_eq!(ledger.live(QUEUE).collect::<Vec<_>>(), [Seq(1), Seq(3)]);
         let manifest = ledger.manifest(QUEUE);
         assert_eq!((manifest.live_count, &manifest.extra[..]), (2, &[Seq(2)][..]));
         let mut recovered = self::ledger();
         recovered.recovered(&manifest);
         assert_eq!(recovered.manifest(QUEUE).extra, [Seq(2)]);
-        assert_eq!(ledger.drop_queue(QUEUE).seqs, [Seq(1), Seq(3), Seq(2)]);
-    }
-
-    #[test]
-    fn one_stuck_entry_does_not_make_the_list_grow_for_ever() {
-        let mut ledger = ledger();
-        ledger.put(QUEUE, Seq(1), 1, 1).unwrap();
-        for seq in 2..100_000 {
-            ledger.put(QUEUE, Seq(seq), 1, 1).unwrap();
-            assert!(ledger.delete(QUEUE, Seq(seq)));
-        }
-        assert!(ledger.queues[&QUEUE].entries.len() <= DEAD_MIN + 4);
-        assert_eq!(ledger.manifest(QUEUE).head, Seq(1));
+        let dropped = ledger.drop_queue(QUEUE);
+        assert_eq!(
+            (dropped.seqs.iter().collect::<Vec<_>>(), dropped.extra),
+            (vec![Seq(1), Seq(3)], vec![Seq(2)])
+        );
     }
 
     #[test]

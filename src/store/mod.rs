@@ -38,11 +38,13 @@ mod key_use;
 mod keyring_file;
 mod layout;
 mod ledger;
+mod live;
 mod op;
 mod open;
 mod pieces;
 mod preflight;
 mod presence;
+mod reader;
 mod record;
 mod recovered;
 mod recovery;
@@ -77,6 +79,7 @@ pub use key_admin::{DataKeyFacts, KeyringFacts, SlotFacts};
 pub use layout::RowKind;
 #[doc(hidden)]
 pub use preflight::{LogState, check_log};
+pub use reader::{PageRequest, StoredPage};
 pub use record::EntryMeta;
 pub use recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
 
@@ -175,6 +178,21 @@ impl Store {
     /// Bytes that wait for the committer; to be held against [`crate::limits::INBOX_BYTES_MAX`].
     pub fn backlog_bytes(&self) -> usize {
         self.core.backlog_bytes()
+    }
+
+    /// Reads entries back. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `E_DATABASE` when RocksDB cannot read, `E_COMMIT_FAILED` when the store is closed. An entry that is damaged
+    /// is no error: it is in the page's quarantine.
+    pub fn page(&self, wanted: &PageRequest) -> Result<StoredPage, StoreError> {
+        let is_plain = self.mode == Mode::PlainInsecure;
+        let reader = reader::Reader::new(&self.core, &self.rocks, self.store, is_plain);
+        let closed = || StoreError::Stopped {
+            dir: self.dir.clone(),
+            failure: CommitFailure::Refused("the store is closed".into()),
+        };
+        reader.ok_or_else(closed)?.page(wanted)
     }
 
     /// A body that will be stored apart from its `entries` entries. Each of those must be put, or given up

@@ -18,6 +18,8 @@ pub(super) enum Op {
     Delete {
         queue: QueueId,
         seq: Seq,
+        /// Of the message.
+        bytes: u32,
         shared: Option<Arc<SharedBody>>,
     },
     /// How often an entry came back from a consumer, and whether it has died.
@@ -37,7 +39,14 @@ pub(super) enum Op {
     },
     DropQueue {
         queue: QueueId,
-        bodies: Vec<Arc<SharedBody>>,
+        bodies: Vec<(Seq, Arc<SharedBody>)>,
+    },
+    /// All entries between two places.
+    PurgeRange {
+        queue: QueueId,
+        first: Seq,
+        last: Seq,
+        bytes: u64,
     },
     /// The queue gets a key of its own; `anew` replaces the one that it has.
     OwnKey {
@@ -64,7 +73,7 @@ impl Op {
         let payload = match self {
             Op::Put(Put { message, shared: None, .. }) => message.size_bytes(),
             Op::PutRow { text, .. } => text.len(),
-            Op::DropQueue { bodies, .. } => bodies.len() * size_of::<Arc<SharedBody>>(),
+            Op::DropQueue { bodies, .. } => bodies.len() * size_of::<(Seq, Arc<SharedBody>)>(),
             _ => 0,
         };
         SLOT_BYTES + payload

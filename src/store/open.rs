@@ -96,7 +96,12 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     let Counts { mut ledger, presence } = restored.counts;
     ledger.key_use.seals_with(sealing.data_key_id());
     let keep_all_keys = restored.keep_all_keys || !restored.recovered.quarantined.is_empty();
-    let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key));
+    let keys = keyring.as_ref().map(KeyringFile::keys).unwrap_or_default();
+    let opening = match &keyring {
+        None => Opening::Plain,
+        Some(_) => Opening::Sealed(Box::new(Opener::new(keys.clone(), store))),
+    };
+    let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key, keys));
     let committer = Committer {
         core,
         rocks,
@@ -104,6 +109,8 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         ledger,
         presence,
         anchor,
+        bodies: restored.bodies,
+        opening,
         keyring,
         purges: restored.purges.into(),
         delivered: DeliveryMarks::default(),

@@ -44,6 +44,7 @@ impl Pieces {
     pub(super) fn finish(self, is_plain: bool) -> (Result<Message, Unreadable>, BodyRef) {
         let content = match self.fault {
             Some(fault) => Err(fault),
+            None if self.next == 0 => Err(Unreadable::BodyMissing),
             None if self.is_whole || is_plain => read_body(&self.text).map_err(Unreadable::Content),
             None => Err(Unreadable::BodyCut),
         };

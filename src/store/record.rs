@@ -73,7 +73,8 @@ pub(super) struct EntryRecord<'a> {
 #[derive(Debug)]
 pub(super) enum Content<'a> {
     Inline(&'a Message),
-    Apart(BodyRef),
+    /// With how many entries the body was made for.
+    Apart(BodyRef, u32),
 }
 
 const ENTRY_BYTES: usize = 64;
@@ -87,18 +88,18 @@ impl Record for EntryRecord<'_> {
     fn flags(&self) -> u8 {
         match self.content {
             Content::Inline(_) => FLAG_PADDED,
-            Content::Apart(_) => 0,
+            Content::Apart(..) => 0,
         }
     }
 
     fn write(&self, padding: Padding, out: &mut Vec<u8>) {
         let start = out.len();
-        let (body, flags) = match &self.content {
+        let (body, flags, promised) = match &self.content {
             Content::Inline(message) => {
                 let bytes = message.size_bytes() as u32;
-                (BodyRef { id: BodyId(0), bytes, chunks: 0, tag: [0; 16] }, ENTRY_INLINE)
+                (BodyRef { id: BodyId(0), bytes, chunks: 0, tag: [0; 16] }, ENTRY_INLINE, 0)
             }
-            Content::Apart(body) => (*body, 0),
+            Content::Apart(body, promised) => (*body, 0, *promised),
         };
         out.extend_from_slice(&body.id.0.to_be_bytes());
         out.extend_from_slice(&self.meta.enqueued_ms.to_be_bytes());
@@ -107,7 +108,7 @@ impl Record for EntryRecord<'_> {
         out.extend_from_slice(&body.chunks.to_be_bytes());
         out.extend_from_slice(&[self.meta.priority, flags]);
         out.extend_from_slice(&self.meta.delivery_count.to_be_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&promised.to_be_bytes());
         out.extend_from_slice(&body.tag);
         out.extend_from_slice(&[0; 8]);
         if let Content::Inline(message) = self.content {
@@ -119,7 +120,9 @@ impl Record for EntryRecord<'_> {
     fn describe(&self) -> serde_json::Value {
         match &self.content {
             Content::Inline(message) => describe_message("entry", message),
-            Content::Apart(body) => json!({"kind": "entry", "body_id": body.id.0, "body_bytes": body.bytes}),
+            Content::Apart(body, _) => {
+                json!({"kind": "entry", "body_id": body.id.0, "body_bytes": body.bytes})
+            }
         }
     }
 }
@@ -140,6 +143,8 @@ pub(super) struct Entry {
     pub(super) meta: EntryMeta,
     /// The message itself, or by what its body is found.
     pub(super) content: Result<Message, BodyRef>,
+    /// How many entries the body was made for; 0 where an older version did not say.
+    pub(super) promised: u32,
 }
 
 /// Reads an entry back.
@@ -151,7 +156,7 @@ pub(super) fn read_entry(text: &[u8]) -> Result<Entry, BadContent> {
     let (bytes, chunks) = (cursor.u32()?, cursor.u32()?);
     let [priority, flags] = cursor.array()?;
     let delivery_count = u16::from_be_bytes(cursor.array()?);
-    let [_, _, _, _] = cursor.array()?;
+    let promised = cursor.u32()?;
     let tag = cursor.array()?;
     let _reserved: [u8; 8] = cursor.array()?;
     let meta = EntryMeta { enqueued_ms, expires_ms, priority, delivery_count };
@@ -163,7 +168,7 @@ pub(super) fn read_entry(text: &[u8]) -> Result<Entry, BadContent> {
         0 if chunks > 0 => Err(BodyRef { id, bytes, chunks, tag }),
         _ => return Err(bad),
     };
-    Ok(Entry { meta, content })
+    Ok(Entry { meta, content, promised })
 }
 
 /// One piece of a body: `u32 length, message, zeros` cut at every [`BODY_CHUNK_BYTES`].
@@ -485,7 +490,7 @@ mod tests {
     #[test]
     fn an_entry_apart_is_64_bytes_and_names_its_body() {
         let body = BodyRef { id: BodyId(9), bytes: 70_000, chunks: 2, tag: [7; 16] };
-        let text = text(&EntryRecord { meta: META, content: Content::Apart(body) }, Padding::Padme);
+        let text = text(&EntryRecord { meta: META, content: Content::Apart(body, 3) }, Padding::Padme);
         assert_eq!(text.len(), 64);
         assert_eq!(read_entry(&text).unwrap().content.unwrap_err(), body);
         for cut in 0..64 {

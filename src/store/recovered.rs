@@ -9,6 +9,7 @@ use super::record::EntryMeta;
 use crate::broker::id::{QueueId, RowId, Seq};
 use crate::broker::letters::Died;
 use crate::broker::message::Message;
+use crate::broker::queue::Run;
 
 /// All that a store held when it was opened.
 #[derive(Debug)]
@@ -47,11 +48,13 @@ pub struct RecoveredQueue {
     pub next_seq: Seq,
     /// Entries up to here may have been delivered before.
     pub delivered_up_to: Seq,
-    /// In order.
-    pub entries: Vec<RecoveredEntry>,
+    /// What is ready, in order; to be read back with [`super::Store::page`].
+    pub runs: Vec<Run>,
+    /// Dead letters that the queue keeps, in no run.
+    pub letters: Vec<(Seq, Died)>,
 }
 
-/// A message in its place.
+/// A message in its place, read back.
 #[derive(Debug)]
 pub struct RecoveredEntry {
     /// Its place in the queue.

@@ -1,33 +1,36 @@
-//! From the database to what the engine starts with: rows, queues in order, messages. It changes nothing.
+//! From the database to what the engine starts with: rows, and of queues which places are in use. It changes nothing.
+//! Every record is opened and none is kept: messages are read back when their turn comes (reader.rs).
 //!
 //! What does not open is never passed over: a row, a manifest or the commit row refuses the start; an entry
 //! or a body goes into quarantine, where it is neither delivered nor deleted. That all is there, and
 //! nothing else, is verified at the end (verify.rs).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod end;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use super::anchor::Demand;
-use super::body::SharedBody;
+use super::body::BodyCounts;
 use super::committer::Purge;
 use super::error::{QueueFault, StoreError};
 use super::layout::{Family, Key, MetaKey, RowKind, parse_body, parse_entry, parse_meta};
 use super::ledger::Ledger;
+use super::live::LiveSet;
 use super::pieces::Pieces;
 use super::presence::{Kept, Presence};
 use super::record::{
-    BodyRef, CommitRow, EntryMeta, Manifest, read_commit, read_delivery_count, read_entry, read_manifest,
+    BodyRef, CommitRow, Entry, Manifest, read_commit, read_delivery_count, read_entry, read_manifest,
     read_row,
 };
-use super::recovered::{EXTRA, Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
+use super::recovered::{EXTRA, Quarantined, Recovered, RecoveredQueue, Row};
 use super::restored::Restored;
 use super::rocks::Rocks;
 use super::sealing::{Facts, Opening, Unreadable, name_of};
 use super::verify::{Examined, examine};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::broker::letters::Died;
-use crate::broker::message::Message;
+use crate::broker::queue::Run;
 use crate::seal::envelope::{Kind, Malformed, parse};
 use crate::seal::record::NotOpened;
 
@@ -55,16 +58,39 @@ pub(super) struct Counts {
 }
 
 struct Body {
-    content: Result<Message, Unreadable>,
+    fault: Option<Unreadable>,
     reference: BodyRef,
     key_id: u32,
+    /// Of the body proper, which the message is more than.
+    body_bytes: u64,
     entries: u32,
+    /// How many entries it was made for, as they say.
+    promised: u32,
 }
 
-struct FoundEntry {
-    seq: Seq,
-    meta: EntryMeta,
-    content: Result<Message, BodyId>,
+/// A queue's entries as they come.
+#[derive(Default)]
+struct Found {
+    runs: Vec<Run>,
+    /// Dead letters, which are in no run.
+    letters: Vec<(Seq, Died)>,
+    /// One that is no part of any run stands behind the last.
+    has_gap: bool,
+}
+
+impl Found {
+    fn push(&mut self, entry: Run) {
+        let has_gap = std::mem::take(&mut self.has_gap);
+        match self.runs.last_mut().filter(|_| !has_gap) {
+            Some(last) if last.priority == entry.priority => last.append(&entry),
+            Some(last) => {
+                // There is nothing between them: whoever makes no difference can make them one.
+                last.last = Seq(entry.first.0 - 1);
+                self.runs.push(entry);
+            }
+            None => self.runs.push(entry),
+        }
+    }
 }
 
 struct Scan<'a> {
@@ -73,16 +99,28 @@ struct Scan<'a> {
     text: Vec<u8>,
     rows: Vec<Row>,
     manifests: BTreeMap<QueueId, Manifest>,
-    delivered: HashMap<(QueueId, Seq), (u32, Option<Died>)>,
+    /// Entries that came back from consumers or died.
+    delivered: HashMap<(QueueId, Seq), Option<Died>>,
     bodies: HashMap<BodyId, Body>,
-    queues: BTreeMap<QueueId, Vec<FoundEntry>>,
-    dropping: BTreeMap<QueueId, Vec<Seq>>,
+    queues: BTreeMap<QueueId, Found>,
+    dropping: BTreeMap<QueueId, Going>,
+    /// Ranges that were purged and are not cleared away yet, by queue and last place, with the first place.
+    purging: BTreeMap<(QueueId, Seq), (Seq, Going)>,
     quarantined: Vec<Quarantined>,
     used_keys: HashSet<u32>,
     keep_all_keys: bool,
     missing_keys: u64,
     missing_key: u32,
     counts: Counts,
+    body_counts: BodyCounts,
+}
+
+/// What is still to be cleared away.
+#[derive(Default)]
+struct Going {
+    seqs: LiveSet,
+    /// Of a dropped queue those that are no part of it.
+    extra: Vec<Seq>,
 }
 
 /// Whether the database is as new as the keyring and the anchor say; gives its commit row.
@@ -142,12 +180,14 @@ pub(super) fn restore(
         bodies: HashMap::new(),
         queues: BTreeMap::new(),
         dropping: BTreeMap::new(),
+        purging: BTreeMap::new(),
         quarantined: Vec::new(),
         used_keys: HashSet::new(),
         keep_all_keys: false,
         missing_keys: 0,
         missing_key: 0,
         counts,
+        body_counts: BodyCounts::default(),
     };
     rocks.scan(Family::Meta, |key, value| scan.meta(key, value))?;
     scan.bodies(rocks)?;
@@ -156,7 +196,7 @@ pub(super) fn restore(
         let (dir, count, key_id) = (terms.dir.to_path_buf(), scan.missing_keys, scan.missing_key);
         return Err(StoreError::DataKeyMissing { dir, count, key_id });
     }
-    scan.finish(commit)
+    scan.finish(rocks, commit)
 }
 
 impl Scan<'_> {
@@ -175,12 +215,22 @@ impl Scan<'_> {
                 self.manifest(queue, manifest);
                 Ok(())
             }
+            MetaKey::Purging(queue, first) => {
+                let opened = self.opening.open(&[Kind::Manifest], Family::Meta, key, value, &mut self.text);
+                let read = opened.and_then(|facts| Ok((facts, read_manifest(&self.text)?)));
+                let (facts, range) =
+                    read.map_err(|e| self.refuse(&format!("a purge of queue {}", queue.0), e))?;
+                self.keep(Kept::Manifest, &Key::purging(queue, first), facts, value);
+                let last = Seq(range.next_seq.0.saturating_sub(1));
+                self.purging.insert((queue, last), (first, Going::default()));
+                Ok(())
+            }
             MetaKey::DeliveryCount(queue, seq) => {
                 let kinds = &[Kind::DeliveryCount];
                 let opened = self.opening.open(kinds, Family::Meta, key, value, &mut self.text);
                 let read = opened.and_then(|_| Ok(read_delivery_count(&self.text)?));
-                let count = read.map_err(|e| self.refuse(&format!("a count of queue {}", queue.0), e))?;
-                self.delivered.insert((queue, seq), count);
+                let (_, died) = read.map_err(|e| self.refuse(&format!("a count of queue {}", queue.0), e))?;
+                self.delivered.insert((queue, seq), died);
                 Ok(())
             }
             MetaKey::Row(kind, id) => {
@@ -202,7 +252,7 @@ impl Scan<'_> {
 
     fn manifest(&mut self, queue: QueueId, manifest: Manifest) {
         if manifest.dropping {
-            self.dropping.insert(queue, Vec::new());
+            self.dropping.insert(queue, Going { seqs: LiveSet::default(), extra: manifest.extra });
         } else {
             self.counts.ledger.recovered(&manifest);
             self.manifests.insert(queue, manifest);
@@ -268,7 +318,9 @@ impl Scan<'_> {
     fn finish_body(&mut self, pieces: Pieces) {
         let key_id = pieces.key_id;
         let (content, reference) = pieces.finish(self.opening.is_plain());
-        self.bodies.insert(reference.id, Body { content, reference, key_id, entries: 0 });
+        let body_bytes = content.as_ref().map_or(0, |message| message.body().len() as u64);
+        let body = Body { fault: content.err(), reference, key_id, body_bytes, entries: 0, promised: 0 };
+        self.bodies.insert(reference.id, body);
     }
 
     fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -277,189 +329,102 @@ impl Scan<'_> {
         };
         let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
         let key_id = self.note_key(value, opened.err())?;
-        if let Some(seqs) = self.dropping.get_mut(&queue) {
-            seqs.push(seq);
+        if let Some(going) = self.going(queue, seq) {
+            // What an entry names that is no part of the queue is not its own.
+            let is_extra = going.extra.contains(&seq);
+            if !is_extra {
+                going.seqs.insert(seq);
+                self.hold_body(opened);
+            }
+            // It may still be there when the run is read.
+            self.queues.get_mut(&queue).into_iter().for_each(|found| found.has_gap = true);
             return Ok(());
         }
         if self.manifests.get(&queue).is_some_and(|manifest| manifest.extra.contains(&seq)) {
             self.quarantined.push(Quarantined { queue, seq, code: EXTRA });
+            self.queues.entry(queue).or_default().has_gap = true;
             return Ok(());
         }
         let entry = opened.and_then(|_| Ok(read_entry(&self.text)?));
-        let found = entry.and_then(|entry| {
-            let content = match entry.content {
-                Ok(message) => Ok(message),
-                Err(reference) => Err(self.claim(reference)?),
-            };
-            Ok(FoundEntry { seq, meta: entry.meta, content })
+        let is_inline = matches!(entry, Ok(Entry { content: Ok(_), .. }));
+        let run = entry.and_then(|entry| {
+            self.claim(&entry)?;
+            self.run(seq, &entry)
         });
-        let bytes = match &found {
-            Ok(FoundEntry { content: Ok(message), .. }) => message.size_bytes() as u32,
-            Ok(FoundEntry { content: Err(body), .. }) => {
-                self.bodies.get(body).map_or(0, |body| body.reference.bytes)
-            }
-            Err(_) => 0,
-        };
-        self.note_missing(found.as_ref().err().copied());
+        self.note_missing(run.as_ref().err().copied());
+        let bytes = run.as_ref().map_or(0, |run| run.size_bytes as u32);
         let put = self.counts.ledger.put(queue, seq, bytes, key_id);
         put.map_err(|e| self.damaged(format!("queue {}", queue.0), e.to_string()))?;
-        match found {
-            Ok(entry) => self.queues.entry(queue).or_default().push(entry),
-            Err(e) => self.quarantined.push(Quarantined { queue, seq, code: e.code() }),
+        if !is_inline {
+            self.counts.ledger.has_body(queue);
         }
+        if let Err(e) = run {
+            self.quarantined.push(Quarantined { queue, seq, code: e.code() });
+        }
+        self.found(queue, seq, run.ok());
         Ok(())
     }
 
-    /// Counts an entry for the body that it names, if that is there, sound and the one that was meant.
-    fn claim(&mut self, wanted: BodyRef) -> Result<BodyId, Unreadable> {
-        let body = self.bodies.get_mut(&wanted.id).ok_or(Unreadable::BodyMissing)?;
-        if let Err(fault) = &body.content {
-            return Err(*fault);
+    /// Adds an entry to its queue; `None` is one that is there and no part of what is ready.
+    fn found(&mut self, queue: QueueId, seq: Seq, run: Option<Run>) {
+        let died = self.delivered.get(&(queue, seq)).copied().flatten();
+        let found = self.queues.entry(queue).or_default();
+        match run {
+            Some(run) if died.is_none() => return found.push(run),
+            Some(_) => found.letters.extend(died.map(|died| (seq, died))),
+            None => {}
         }
-        if body.reference != wanted {
+        found.has_gap = true;
+    }
+
+    fn run(&self, seq: Seq, entry: &Entry) -> Result<Run, Unreadable> {
+        let (body_bytes, size_bytes) = match &entry.content {
+            Ok(message) => (message.body().len() as u64, message.size_bytes() as u64),
+            Err(reference) => {
+                let body = self.bodies.get(&reference.id).ok_or(Unreadable::BodyMissing)?;
+                (body.body_bytes, reference.bytes.into())
+            }
+        };
+        let priority = entry.meta.priority;
+        Ok(Run { first: seq, last: seq, count: 1, body_bytes, size_bytes, priority })
+    }
+
+    /// Where an entry belongs that is about to be cleared away.
+    fn going(&mut self, queue: QueueId, seq: Seq) -> Option<&mut Going> {
+        if let Some(going) = self.dropping.get_mut(&queue) {
+            return Some(going);
+        }
+        let range = self.purging.range_mut((queue, seq)..).next();
+        let range = range.filter(|((of, _), (first, _))| *of == queue && *first <= seq);
+        range.map(|(_, (_, going))| going)
+    }
+
+    /// An entry that is about to be cleared away has its body until then.
+    fn hold_body(&mut self, opened: Result<Facts, Unreadable>) {
+        if let Ok(entry) = opened.and_then(|_| Ok(read_entry(&self.text)?)) {
+            // One that is not there, or not the one that was meant, is nothing to be cleared away.
+            let _ = self.claim(&entry);
+        }
+    }
+
+    /// Counts an entry for the body that it names, if it names one and that is there, sound and the one that was
+    /// meant.
+    fn claim(&mut self, entry: &Entry) -> Result<(), Unreadable> {
+        let Err(wanted) = &entry.content else { return Ok(()) };
+        let body = self.bodies.get_mut(&wanted.id).ok_or(Unreadable::BodyMissing)?;
+        if let Some(fault) = body.fault {
+            return Err(fault);
+        }
+        if body.reference != *wanted {
             return Err(Unreadable::BodySwapped);
         }
         body.entries += 1;
-        Ok(wanted.id)
-    }
-
-    fn finish(mut self, commit: Option<CommitRow>) -> Result<Restored, StoreError> {
-        let is_empty = self.rows.is_empty()
-            && self.manifests.is_empty()
-            && self.dropping.is_empty()
-            && self.bodies.is_empty()
-            && self.queues.is_empty()
-            && self.quarantined.is_empty();
-        if commit.is_none() && !is_empty {
-            let reason = "it is missing, and the store is not empty";
-            return Err(self.damaged("the commit row".into(), reason.into()));
-        }
-        let created = commit.is_none();
-        let commit = commit.unwrap_or_default();
-        let faults = self.verify(&commit)?;
-        let purges = self.purges();
-        // A quarantined entry may name a body that now looks like nobody's.
-        let next_body = self.bodies.keys().map(|id| id.0 + 1).fold(commit.body_id_next.max(1), u64::max);
-        let ids = self.rows.iter().map(|row| row.id.0);
-        let queue_ids =
-            self.manifests.keys().chain(self.queues.keys()).chain(self.dropping.keys()).map(|id| id.0);
-        let next_row = ids.chain(queue_ids).map(|id| id + 1).fold(commit.row_id_next.max(1), u64::max);
-        // What recovery found is what the manifests say; they need no rewriting.
-        self.counts.ledger.take_touched(commit.commit_seq, |_| {});
-        faults.iter().for_each(|fault| self.counts.ledger.rewrite(fault.queue));
-        if commit.sums.is_none() {
-            self.counts.ledger.touch_all();
-        }
-        // What nobody can read is not deleted either, and pins its key.
-        let kept = self.bodies.values().filter(|body| body.entries > 0 || !self.quarantined.is_empty());
-        let kept = kept.map(|body| (body.reference.id, body.key_id));
-        self.counts.ledger.key_use.add_bodies(kept);
-        let (used_keys, keep_all_keys) = (std::mem::take(&mut self.used_keys), self.keep_all_keys);
-        let rows = std::mem::take(&mut self.rows);
-        let queue_rows = rows.iter().filter(|row| row.kind == RowKind::Queue).map(|row| row.id.0).collect();
-        let quarantined = std::mem::take(&mut self.quarantined);
-        let queues = self.take_queues(&quarantined);
-        let recovered = Recovered { rows, queues, clean: commit.clean, quarantined, faults, created };
-        let counts = self.counts;
-        Ok(Restored {
-            recovered,
-            counts,
-            purges,
-            commit,
-            next_body,
-            next_row,
-            used_keys,
-            queue_rows,
-            keep_all_keys,
-        })
-    }
-
-    /// Whether everything that was committed is there, and nothing else; what is not, unless it is refused.
-    fn verify(&mut self, commit: &CommitRow) -> Result<Vec<QueueFault>, StoreError> {
-        let Counts { ledger, presence } = &self.counts;
-        let examined = examine(commit, &self.manifests, ledger, presence.sums());
-        let examined = examined.map_err(|(record, reason)| self.damaged(record, reason.into()))?;
-        if let Err(error) = examined.refuse(self.terms.dir) {
-            if !self.terms.quarantine {
-                return Err(error);
-            }
-            tracing::error!(code = error.code(), "accepted by --quarantine: {error}");
-        }
-        let Examined { faults, extras, .. } = examined;
-        for (queue, seq) in extras {
-            self.counts.ledger.exclude(queue, seq);
-            self.quarantined.retain(|entry| (entry.queue, entry.seq) != (queue, seq));
-            self.quarantined.push(Quarantined { queue, seq, code: EXTRA });
-            let Some(entries) = self.queues.get_mut(&queue) else { continue };
-            let Ok(at) = entries.binary_search_by_key(&seq, |entry| entry.seq) else { continue };
-            if let Err(body) = entries.remove(at).content
-                && let Some(body) = self.bodies.get_mut(&body)
-            {
-                body.entries -= 1;
-            }
-        }
-        Ok(faults)
+        body.promised = entry.promised;
+        Ok(())
     }
 
     fn damaged(&self, record: String, reason: String) -> StoreError {
         StoreError::MetadataDamaged { dir: self.terms.dir.to_path_buf(), record, reason }
-    }
-
-    /// What a crash left to be cleared away: the rest of dropped queues, and bodies without entries.
-    fn purges(&mut self) -> Vec<Purge> {
-        let mut purges: Vec<Purge> = self
-            .dropping
-            .iter()
-            .map(|(queue, seqs)| Purge {
-                queue: *queue,
-                seqs: seqs.iter().copied().collect(),
-                ..Purge::default()
-            })
-            .collect();
-        let (delivered, ledger) = (&self.delivered, &mut self.counts.ledger);
-        let gone = delivered.keys().copied().filter(|(queue, seq)| !ledger.count(*queue, *seq));
-        let purge = Purge { counts: gone.collect(), ..Purge::default() };
-        purges.extend((!purge.counts.is_empty()).then_some(purge));
-        if self.quarantined.is_empty() {
-            let orphans = self.bodies.values().filter(|body| body.entries == 0);
-            let keys =
-                orphans.flat_map(|body| (0..body.reference.chunks).map(|chunk| (body.reference.id, chunk)));
-            let purge = Purge { orphans: keys.collect(), ..Purge::default() };
-            purges.extend((!purge.orphans.is_empty()).then_some(purge));
-        }
-        purges
-    }
-
-    fn take_queues(&mut self, quarantined: &[Quarantined]) -> Vec<RecoveredQueue> {
-        let mut found = std::mem::take(&mut self.queues);
-        let known = self.manifests.keys().copied().chain(quarantined.iter().map(|entry| entry.queue));
-        for queue in known {
-            found.entry(queue).or_default();
-        }
-        let mut shared: HashMap<BodyId, Arc<SharedBody>> = HashMap::new();
-        for (id, body) in self.bodies.drain().filter(|(_, body)| body.entries > 0) {
-            if let Ok(message) = body.content {
-                shared.insert(id, Arc::new(SharedBody::recovered(body.reference, message, body.entries)));
-            }
-        }
-        let queue = |(id, entries): (QueueId, Vec<FoundEntry>)| {
-            let entries = entries.into_iter().filter_map(|FoundEntry { seq, meta, content }| {
-                let (message, shared) = match content {
-                    Ok(message) => (message, None),
-                    Err(body) => {
-                        shared.get(&body).map(|body| (body.message().clone(), Some(Arc::clone(body))))?
-                    }
-                };
-                let (counted, died) = self.delivered.get(&(id, seq)).copied().unwrap_or_default();
-                let delivery_count = counted.max(u32::from(meta.delivery_count));
-                Some(RecoveredEntry { seq, message, shared, meta, delivery_count, died })
-            });
-            let manifest = self.counts.ledger.manifest(id);
-            let next_seq = manifest.next_seq.max(Seq(1));
-            let entries = entries.collect();
-            RecoveredQueue { id, next_seq, delivered_up_to: manifest.delivered_up_to, entries }
-        };
-        found.into_iter().map(queue).collect()
     }
 
     fn refuse(&self, record: &str, error: Unreadable) -> StoreError {

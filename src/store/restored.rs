@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::body::BodyCounts;
 use super::committer::Purge;
 use super::keyring_file::{queue_of, seals};
 use super::record::CommitRow;
@@ -13,6 +14,7 @@ use crate::seal::keyring::KeyEntry;
 pub(super) struct Restored {
     pub(super) recovered: Recovered,
     pub(super) counts: Counts,
+    pub(super) bodies: BodyCounts,
     pub(super) purges: Vec<Purge>,
     pub(super) commit: CommitRow,
     pub(super) next_body: u64,

@@ -176,6 +176,34 @@ impl Rocks {
     }
 }
 
+impl Rocks {
+    /// Shows keys and values of a family from one key to another, both included, in order, until `visit` has enough.
+    pub(super) fn range(
+        &self,
+        family: Family,
+        from: &Key,
+        to: &Key,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let failed = |e: &RocksError| database_error(&self.path, e);
+        let mut options = ReadOptions::default();
+        options.set_verify_checksums(true);
+        options.fill_cache(false);
+        // The first key behind the last one that is wanted.
+        options.set_iterate_upper_bound([to.as_bytes(), &[0]].concat());
+        let handle = self.family(family).map_err(|e| failed(&e))?;
+        let mut rows = self.db.raw_iterator_cf_opt(handle, options);
+        rows.seek(from.as_bytes());
+        while let Some((key, value)) = rows.item() {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(|e| failed(&e.into()))
+    }
+}
+
 impl<'a> Batch<'a> {
     fn family(&self, family: Family) -> &'a ColumnFamily {
         let [meta, entries, bodies] = self.families;

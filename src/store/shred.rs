@@ -87,9 +87,10 @@ impl QueueKeys {
     }
 
     /// The queue is dropped with the commit that is being made.
-    pub(super) fn drop_queue(&mut self, queue: QueueId) {
+    /// Whether it had a key of its own.
+    pub(super) fn drop_queue(&mut self, queue: QueueId) -> bool {
         if self.live.remove(&queue).is_none() {
-            return;
+            return false;
         }
         self.doomed.push(queue);
         self.gone_set.insert(queue);
@@ -99,6 +100,12 @@ impl QueueKeys {
         {
             self.gone_set.remove(&oldest);
         }
+        true
+    }
+
+    /// Whether the queue had a key of its own and is gone.
+    pub(super) fn is_gone(&self, queue: QueueId) -> bool {
+        self.gone_set.contains(&queue)
     }
 }
 
@@ -122,7 +129,9 @@ impl Committer {
         tracing::info!(queue = queue_id, key_id, generation, "a queue has a new key of its own");
         self.ledger.key_use.own(key_id, true);
         former.into_iter().for_each(|key| self.ledger.key_use.own(key, false));
-        self.queue_keys.put(queue, key, file.ring().store).map_err(refused)
+        self.queue_keys.put(queue, key, file.ring().store).map_err(refused)?;
+        self.read_with_all_keys();
+        Ok(())
     }
 
     /// After a commit, and before anybody is told of it: destroys the keys of queues that it dropped, and former ones
@@ -144,9 +153,10 @@ impl Committer {
                 keys.doomed.clear();
                 keys.has_former =
                     file.ring().keys.iter().any(|entry| queue_of(entry).is_some() && !seals(entry));
+                let generation = file.ring().generation;
                 self.ledger.key_use.forget(&destroyed);
                 if !destroyed.is_empty() {
-                    let generation = file.ring().generation;
+                    self.read_with_all_keys();
                     tracing::info!(?destroyed, generation, "keys of queues are destroyed");
                 }
             }

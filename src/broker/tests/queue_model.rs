@@ -1,8 +1,9 @@
 //! A queue against lists of plain entries. The model keeps everything in one place: an entry is ready, with a
-//! consumer, with basic.get, or gone; it looks for what comes next by looking at all of it.
+//! consumer, with basic.get, or gone; it looks for what comes next by looking at all of it. It knows nothing of
+//! paging: a queue of which parts are in the store only does the same as soon as they are read back.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use proptest::collection::vec;
@@ -14,7 +15,8 @@ use crate::broker::id::Seq;
 use crate::broker::letters::{Died, Letter, Which};
 use crate::broker::message::Message;
 use crate::broker::queue::{
-    ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, Queue, Rules, Sink,
+    ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, PageRead, Queue, Rest, Rules,
+    Run, Sink, Window,
 };
 use crate::broker::queue_type::QueueType;
 
@@ -277,17 +279,41 @@ impl Model {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Push { priority: u8, ttl_ms: Option<u64>, bytes: u64 },
-    Reserve { priority: u8, ttl_ms: Option<u64>, bytes: u64 },
+    Push {
+        priority: u8,
+        ttl_ms: Option<u64>,
+        bytes: u64,
+    },
+    Reserve {
+        priority: u8,
+        ttl_ms: Option<u64>,
+        bytes: u64,
+    },
     PushInPlace(Index),
-    AddConsumer { prefetch: u16, priority: i64, exclusive: bool, no_ack: bool, room: usize },
+    AddConsumer {
+        prefetch: u16,
+        priority: i64,
+        exclusive: bool,
+        no_ack: bool,
+        room: usize,
+    },
     RemoveConsumer(Index),
     Settle(Index, usize),
-    Requeue { from: Index, count: usize, reversed: bool, counted: bool },
-    RequeueGotten { count: usize },
+    Requeue {
+        from: Index,
+        count: usize,
+        reversed: bool,
+        counted: bool,
+    },
+    RequeueGotten {
+        count: usize,
+    },
     SettleGotten,
     Reject(Index, usize),
-    Forward { again: bool, taken: Vec<bool> },
+    Forward {
+        again: bool,
+        taken: Vec<bool>,
+    },
     Get,
     Resume(Index, usize),
     Expire(u64),
@@ -295,6 +321,8 @@ enum Step {
     Purge,
     Assign,
     Delete,
+    /// so many more entries reach the store, and the queue lets go of what it may
+    PageOut(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -322,6 +350,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Purge),
         12 => Just(Step::Assign),
         1 => Just(Step::Delete),
+        8 => (0u64..8).prop_map(Step::PageOut),
     ]
 }
 
@@ -356,6 +385,7 @@ fn rules() -> impl Strategy<Value = Rules> {
                 single_active,
                 delivery_limit,
                 deduplication_header: None,
+                is_resident: false,
                 keeps_letters: is_quorum && overflow == Overflow::RejectPublish,
             },
         )
@@ -366,6 +396,20 @@ struct Pair {
     queue: Queue<(), Inbox>,
     model: Model,
     inboxes: Vec<Inbox>,
+    window: Window,
+    /// each entry as it was published
+    published: BTreeMap<u64, Known>,
+    /// the store has entries up to here
+    durable: u64,
+}
+
+/// Some entries are transient.
+fn is_stored(seq: u64) -> bool {
+    !seq.is_multiple_of(7)
+}
+
+fn window() -> impl Strategy<Value = Window> {
+    (1usize..7, 1usize..30).prop_map(|(len_max, bytes_max)| Window { len_max, bytes_max })
 }
 
 /// Entries that died, in no order, with why.
@@ -380,9 +424,49 @@ fn known(dead: &Dead<()>) -> Vec<(Known, Death)> {
 }
 
 impl Pair {
-    fn new(rules: Rules) -> Pair {
+    fn new(rules: Rules, window: Window) -> Pair {
         let model = Model { rules: rules.clone(), next_seq: 1, ..Model::default() };
-        Pair { queue: Queue::new(rules), model, inboxes: Vec::new() }
+        let queue = Queue::new(rules);
+        Pair { queue, model, inboxes: Vec::new(), window, published: BTreeMap::new(), durable: 0 }
+    }
+
+    /// What the store has between two places: whatever was stored and is not gone, who ever holds it.
+    fn stored(&self, first: Seq, last: Seq) -> impl Iterator<Item = Known> {
+        let is_there = |known: &&Known| {
+            is_stored(known.seq) && !self.model.gone.iter().any(|gone| gone.seq == known.seq)
+        };
+        self.published.range(first.0..=last.0).map(|(_, known)| known).filter(is_there).copied()
+    }
+
+    /// Reads back one page, if the queue asks for one.
+    fn read_page(&mut self) -> bool {
+        let Some(page) = self.queue.next_page(self.window) else { return false };
+        assert!(self.queue.next_page(self.window).is_none(), "one at a time");
+        let (mut entries, mut bytes, mut upto) = (Vec::new(), 0, page.last);
+        for known in self.stored(page.first, page.last) {
+            if entries.len() == page.len_max || bytes >= page.bytes_max {
+                upto = entries.last().map_or(page.first, |entry: &Entry<()>| entry.seq);
+                break;
+            }
+            bytes += known.bytes as usize;
+            entries.push(known.entry());
+        }
+        self.queue.page_in(&page, PageRead { entries, lost: 0, upto });
+        true
+    }
+
+    fn places(&self, runs: &[Run]) -> Vec<Known> {
+        let known: Vec<Known> = runs.iter().flat_map(|run| self.stored(run.first, run.last)).collect();
+        assert_eq!(
+            known.len() as u64,
+            runs.iter().map(|run| run.count).sum::<u64>(),
+            "nobody else's is in a run"
+        );
+        assert_eq!(
+            known.iter().map(|k| k.bytes).sum::<u64>(),
+            runs.iter().map(|run| run.body_bytes).sum::<u64>()
+        );
+        known
     }
 
     fn fresh(&mut self, priority: u8, ttl_ms: Option<u64>, bytes: u64) -> Known {
@@ -394,7 +478,9 @@ impl Pair {
         assert_eq!(seq, self.model.next_seq, "places are given out one by one");
         self.model.next_seq += 1;
         let expires_ms = self.queue.rules().expires_ms(self.model.now_ms, ttl_ms);
-        Known { seq, priority, expires_ms, bytes, redelivered: false, delivery_count: 0 }
+        let known = Known { seq, priority, expires_ms, bytes, redelivered: false, delivery_count: 0 };
+        self.published.insert(seq, known);
+        known
     }
 
     fn client(&self, at: Index) -> Option<usize> {
@@ -473,6 +559,9 @@ impl Pair {
     fn step_of_the_queue(&mut self, step: Step) {
         match step {
             Step::Get => {
+                while self.queue.is_starved() {
+                    assert!(self.read_page());
+                }
                 let got = self.queue.get().map(|entry| Known::of(&entry));
                 assert_eq!(got, self.model.pop());
                 self.model.gotten.extend(got);
@@ -502,21 +591,45 @@ impl Pair {
             Step::Expire(passed_ms) => self.expire(passed_ms),
             Step::Trim => self.trim(),
             Step::Purge => {
-                let purged: Vec<Known> = self.queue.purge().iter().map(Known::of).collect();
+                let left = self.queue.purge();
+                let paged = self.places(&left.runs);
                 let expected: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
-                assert_eq!(purged, expected, "in the order in which they would have been delivered");
-                self.model.gone.extend(purged);
+                assert_eq!(left.count(), expected.len());
+                let purged: Vec<Known> = left.entries.iter().map(Known::of).collect();
+                let (of_runs, resident): (Vec<Known>, Vec<Known>) =
+                    expected.iter().partition(|known| paged.iter().any(|paged| paged.seq == known.seq));
+                assert_eq!(of_runs.len(), paged.len());
+                if paged.is_empty() {
+                    assert_eq!(purged, resident, "in the order in which they would have been delivered");
+                }
+                let places = |list: &[Known]| list.iter().map(|known| known.seq).collect::<BTreeSet<_>>();
+                assert_eq!(places(&purged), places(&resident));
+                self.model.favours = 0;
+                self.model.gone.extend(expected);
             }
             Step::Assign => {
                 let mut dead = Dead::new();
                 self.queue.assign(self.model.now_ms, &mut dead, &mut Vec::new());
+                while self.read_page() {
+                    self.queue.assign(self.model.now_ms, &mut dead, &mut Vec::new());
+                }
                 let expired = self.model.assign();
                 self.check_dead(dead, expired);
             }
+            Step::PageOut(more) => {
+                self.durable = (self.durable + more).min(self.model.next_seq - 1);
+                let durable = self.durable;
+                self.queue.page_out(self.window, |entry| match entry.seq.0 {
+                    seq if !is_stored(seq) => Rest::Never,
+                    seq if seq <= durable => Rest::There,
+                    _ => Rest::NotYet,
+                });
+            }
             Step::Delete => {
-                let (ready, sinks) = self.queue.delete();
+                let (left, sinks) = self.queue.delete();
+                self.places(&left.runs);
                 assert_eq!(
-                    (ready.len(), sinks.len()),
+                    (left.count(), sinks.len()),
                     (self.model.ready.len() + self.model.letters.len(), self.model.present().count())
                 );
                 let given_up: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
@@ -526,7 +639,7 @@ impl Pair {
                     .clients
                     .iter_mut()
                     .for_each(|client| (client.has_left, client.waits) = (true, false));
-                (self.model.deleted, self.model.active) = (true, None);
+                (self.model.deleted, self.model.active, self.model.favours) = (true, None, 0);
             }
             _ => unreachable!("handled by its caller"),
         }
@@ -632,6 +745,9 @@ impl Pair {
         self.model.now_ms += passed_ms;
         let mut dead = Dead::new();
         self.queue.expire(self.model.now_ms, &mut dead);
+        while self.read_page() {
+            self.queue.expire(self.model.now_ms, &mut dead);
+        }
         let mut expected = Vec::new();
         loop {
             let now_ms = self.model.now_ms;
@@ -648,6 +764,9 @@ impl Pair {
     fn trim(&mut self) {
         let mut dead = Dead::new();
         self.queue.trim(&mut dead);
+        while self.read_page() {
+            self.queue.trim(&mut dead);
+        }
         let mut expected = Vec::new();
         let (length, bytes) = (self.model.rules.max_length, self.model.rules.max_length_bytes);
         while self.model.rules.overflow == Overflow::DropHead
@@ -659,10 +778,13 @@ impl Pair {
         self.check_dead(dead, expected);
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        while self.read_page() {}
         let (queue, model) = (&self.queue, &self.model);
-        let counts = model.counts();
+        let paged = queue.counts().paged;
+        let counts = Counts { paged, ..model.counts() };
         assert_eq!(queue.counts(), counts);
+        assert!(paged <= counts.ready);
         assert_eq!(queue.taken_up_to().0, model.taken_up_to);
         assert_eq!(queue.is_abandoned(), model.had_consumer && counts.consumers == 0);
         assert_eq!(queue.is_deleted(), model.deleted);
@@ -685,7 +807,9 @@ impl Pair {
     /// Each place that was ever given out is somewhere, once.
     fn check_nothing_is_lost(&mut self) {
         let mut ready = Vec::new();
-        while let Some(entry) = self.queue.get() {
+        loop {
+            while self.read_page() {}
+            let Some(entry) = self.queue.get() else { break };
             ready.push(Known::of(&entry));
         }
         let expected: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
@@ -708,8 +832,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
-    fn a_queue_does_what_a_plain_list_would(rules in rules(), steps in vec(step(), 1..80)) {
-        let mut pair = Pair::new(rules);
+    fn a_queue_does_what_a_plain_list_would(
+        rules in rules(),
+        window in window(),
+        steps in vec(step(), 1..80),
+    ) {
+        let mut pair = Pair::new(rules, window);
         for step in steps {
             pair.step(step);
             pair.check();

@@ -103,7 +103,7 @@ impl Books {
     /// Takes what is ready, as `body` or `body!` when it is redelivered.
     pub fn drain(&mut self, queue: &str) -> Vec<String> {
         let Some(queue) = self.queues.get_mut(queue.as_bytes()) else { return Vec::new() };
-        let entries = queue.purge().into_iter();
+        let entries = queue.purge().entries.into_iter();
         entries.map(|e| format!("{}{}", lossy(e.message.body()), mark(e.redelivered))).collect()
     }
 }
@@ -188,17 +188,17 @@ impl Broker for Desk {
     fn purge_queue(&mut self, name: &[u8]) -> Result<(u32, Barrier), Fault> {
         let mut books = self.0.borrow_mut();
         let queue = books.queues.get_mut(name).ok_or_else(|| Fault::no_queue(name, "/"))?;
-        Ok((queue.purge().len() as u32, Barrier(0)))
+        Ok((queue.purge().count() as u32, Barrier(0)))
     }
 
     fn delete_queue(&mut self, name: &[u8], _: bool, _: bool) -> Result<(u32, Barrier), Fault> {
         let mut books = self.0.borrow_mut();
         let Some(mut queue) = books.queues.remove(name) else { return Ok((0, Barrier(0))) };
-        let (ready, sinks) = queue.delete();
+        let (left, sinks) = queue.delete();
         for sink in sinks {
             books.outbox.borrow_mut().push_back(Waiting::Cancelled(sink.key));
         }
-        Ok((ready.len() as u32, Barrier(0)))
+        Ok((left.count() as u32, Barrier(0)))
     }
 
     fn consume(&mut self, spec: &ConsumeSpec<'_>) -> Result<(Vec<u8>, ConsumerId), Fault> {

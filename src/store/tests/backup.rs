@@ -63,7 +63,7 @@ fn a_backup_holds_all_that_was_durable_before_it_while_publishing_goes_on() {
                 let after = confirmed.load(Ordering::Acquire) + 1;
                 let restored = copied(&made.dir);
                 let (copy, recovered) = try_open(restored.path(), mode, Some(kek())).unwrap();
-                let found = seqs(&recovered, QUEUE);
+                let found = seqs(&copy, &recovered, QUEUE);
                 assert_eq!(
                     found,
                     (1..=found.len() as u64).collect::<Vec<_>>(),
@@ -71,7 +71,7 @@ fn a_backup_holds_all_that_was_durable_before_it_while_publishing_goes_on() {
                 );
                 assert!((before..=after).contains(&(found.len() as u64)), "{before} {} {after}", found.len());
                 assert_eq!((recovered.quarantined.len(), recovered.rows.len()), (0, 1));
-                let bodies = recovered.queues.iter().flat_map(|queue| &queue.entries);
+                let bodies = recovered.queues.iter().flat_map(|queue| entries(&copy, queue));
                 for entry in bodies.filter(|entry| entry.seq.0 % 10 == 0) {
                     assert_eq!(entry.message.body(), large.body());
                 }
@@ -80,13 +80,13 @@ fn a_backup_holds_all_that_was_durable_before_it_while_publishing_goes_on() {
             stop.store(true, Ordering::Release);
         });
         let last = confirmed.load(Ordering::Acquire);
-        let (_store, recovered) = {
+        let (store, recovered) = {
             store.close().unwrap();
             drop(store);
             try_open(dir.path(), mode, Some(kek())).unwrap()
         };
         assert_eq!(
-            seqs(&recovered, QUEUE),
+            seqs(&store, &recovered, QUEUE),
             (1..=last).collect::<Vec<_>>(),
             "the store itself is what it was"
         );
@@ -197,8 +197,8 @@ fn a_keyring_that_changes_meanwhile_is_copied_with_a_database_that_it_opens() {
     };
     let made = store.backup_and(&target.path().join("twice"), || change(2)).unwrap();
     assert_eq!(made.keyring_generation, 4);
-    let (_copy, recovered) = open(&made.dir);
-    assert_eq!(seqs(&recovered, QUEUE).len(), 10);
+    let (copy, recovered) = open(&made.dir);
+    assert_eq!(seqs(&copy, &recovered, QUEUE).len(), 10);
     let error = store.backup_and(&target.path().join("always"), || change(100)).unwrap_err();
     assert_eq!(error.code(), "E_BACKUP_BUSY");
     assert!(!target.path().join("always").exists());
@@ -243,8 +243,8 @@ fn a_backup_opens_even_if_a_keyring_that_is_not_in_use_lies_there_when_it_begins
         }
     };
     let made = store.backup_and(&target.path().join("backup"), rotate).unwrap();
-    let (_copy, recovered) = open(&made.dir);
-    assert_eq!(seqs(&recovered, QUEUE), [1, 2, 3, 4, 5, 6]);
+    let (copy, recovered) = open(&made.dir);
+    assert_eq!(seqs(&copy, &recovered, QUEUE), [1, 2, 3, 4, 5, 6]);
 }
 
 /// The anchor was looked for in the data directory only, so the backup of a store with its anchor elsewhere had none, and
@@ -267,8 +267,8 @@ fn a_backup_has_the_anchor_wherever_the_store_has_it() {
     // Beside the anchor that outlived it, it is what it is: older.
     let refused = Store::open(options(copied(&made.dir).path())).map(drop).unwrap_err();
     assert_eq!(refused.code(), "E_STORE_ROLLBACK");
-    let (_copy, recovered) = open(&made.dir);
-    assert_eq!(seqs(&recovered, QUEUE), [1, 2, 3]);
+    let (copy, recovered) = open(&made.dir);
+    assert_eq!(seqs(&copy, &recovered, QUEUE), [1, 2, 3]);
 }
 
 /// Whoever owned the folder, or one above it, could put a link in its place meanwhile: the broker then wrote where the link

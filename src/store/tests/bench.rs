@@ -28,7 +28,7 @@ fn how_many_messages_are_committed_in_a_second() {
             for seq in first..first + 64 {
                 place = appender.put(QUEUE, Seq(seq), &text, None, meta(seq));
                 if acks && seq > 20_000 {
-                    appender.delete(QUEUE, Seq(seq - 20_000), None, Position(0));
+                    appender.delete(QUEUE, Seq(seq - 20_000), 0, None, Position(0));
                 }
             }
         }

@@ -32,9 +32,9 @@ fn child() {
     let (store, recovered) = open(Path::new(&dir));
     let (mut waiting, mut live) = (VecDeque::new(), VecDeque::new());
     let mut next = 1;
-    for queue in recovered.queues {
+    for queue in &recovered.queues {
         next = next.max(queue.next_seq.0);
-        live.extend(queue.entries.into_iter().map(|e| (queue.id, e.seq, e.shared, Position(0))));
+        live.extend(entries(&store, queue).into_iter().map(|e| (queue.id, e.seq, e.shared, Position(0))));
     }
     let mut random = std::process::id() as u64 | 1;
     loop {
@@ -44,7 +44,7 @@ fn child() {
         say(&doomed.iter().map(|(queue, seq, ..)| format!("? {} {}", queue.0, seq.0)).collect::<Vec<_>>());
         let mut appender = store.appender();
         for (queue, seq, shared, place) in doomed {
-            appender.delete(queue, seq, shared.as_ref(), place);
+            appender.delete(queue, seq, 0, shared.as_ref(), place);
             waiting.push_back((appender.tail(), format!("- {} {}", queue.0, seq.0)));
         }
         drop(appender);
@@ -143,8 +143,9 @@ fn check(dir: &Path, model: &mut Model, round: u64) {
     assert!(!recovered.clean && recovered.quarantined.is_empty());
     let mut found = BTreeMap::new();
     for queue in &recovered.queues {
-        assert!(queue.entries.is_sorted_by(|a, b| a.seq < b.seq));
-        for entry in &queue.entries {
+        let entries = entries(&store, queue);
+        assert!(entries.is_sorted_by(|a, b| a.seq < b.seq));
+        for entry in &entries {
             assert_eq!(entry.message, message_of(1, entry.seq.0), "round {round}");
             assert_eq!(entry.meta, meta(entry.seq.0));
             assert!(entry.seq < queue.next_seq);

@@ -37,7 +37,7 @@ fn a_missing_keyring_is_refused_and_one_copy_is_enough() {
     let dir = filled(Mode::Sealed);
     fs::remove_file(dir.path().join("keyring")).unwrap();
     let (store, recovered) = open(dir.path());
-    assert_eq!(seqs(&recovered, QUEUE), [1, 2, 3, 4]);
+    assert_eq!(seqs(&store, &recovered, QUEUE), [1, 2, 3, 4]);
     store.close().unwrap();
     assert!(dir.path().join("keyring").exists(), "the copy was mended");
     fs::remove_file(dir.path().join("keyring")).unwrap();
@@ -166,7 +166,7 @@ fn a_damaged_entry_goes_into_quarantine_and_stays_there() {
         assert_eq!(quarantine(dir.path()), [(1, 2, "E_RECORD_FORGED")]);
     }
     let (store, recovered) = open(dir.path());
-    assert_eq!(seqs(&recovered, QUEUE), [1, 3, 4]);
+    assert_eq!(seqs(&store, &recovered, QUEUE), [1, 3, 4]);
     store.appender().drop_queue(QUEUE, vec![]);
     let (_store, recovered) = reopen(store);
     assert!(recovered.quarantined.is_empty(), "it goes with its queue");
@@ -265,8 +265,8 @@ fn a_refused_commit_stops_the_store_and_tells_who_waits() {
     assert_eq!(store.probe().unwrap_err().code(), "E_COMMIT_FAILED");
     assert_eq!(store.close().unwrap_err().code(), "E_COMMIT_FAILED");
     drop(store);
-    let (_store, recovered) = open(dir.path());
-    assert_eq!(seqs(&recovered, QUEUE), [1]);
+    let (store, recovered) = open(dir.path());
+    assert_eq!(seqs(&store, &recovered, QUEUE), [1]);
     assert!(!recovered.clean);
 }
 
@@ -281,7 +281,9 @@ fn every_flipped_byte_of_the_small_files_is_refused_or_harmless() {
             bytes[at] ^= 0x04;
             fs::write(image.path().join(name), bytes).unwrap();
             match try_open(image.path(), Mode::Sealed, Some(kek())) {
-                Ok((_store, recovered)) => assert_eq!(seqs(&recovered, QUEUE), [1, 2, 3, 4], "{name} {at}"),
+                Ok((store, recovered)) => {
+                    assert_eq!(seqs(&store, &recovered, QUEUE), [1, 2, 3, 4], "{name} {at}")
+                }
                 Err(e) => assert!(e.code().starts_with("E_"), "{e}"),
             }
         }
@@ -310,6 +312,6 @@ fn a_data_key_that_has_served_its_time_is_replaced_before_the_next_record() {
     }
     assert_eq!(committer.core.data_key.load_full().unwrap().key.id, 4, "bodies sealed elsewhere use it too");
     drop(committer);
-    let (_store, recovered) = open(dir.path());
-    assert_eq!(seqs(&recovered, QUEUE), (1..=7).collect::<Vec<_>>());
+    let (store, recovered) = open(dir.path());
+    assert_eq!(seqs(&store, &recovered, QUEUE), (1..=7).collect::<Vec<_>>());
 }

@@ -41,7 +41,13 @@ fn a_plain_store_shows_every_body_verbatim_and_a_sealed_one_nothing() {
         }
         let (store, recovered) = reopen(store);
         assert_eq!(recovered.queues.len(), 2);
-        assert!(recovered.queues.iter().flat_map(|q| &q.entries).all(|e| e.message.body() == DIE.as_bytes()));
+        assert!(
+            recovered
+                .queues
+                .iter()
+                .flat_map(|q| entries(&store, q))
+                .all(|e| e.message.body() == DIE.as_bytes())
+        );
         store.close().unwrap();
         for needle in NEEDLES {
             assert_eq!(count(dir.path(), needle) > 0, found, "{needle} in a {} store", mode.name());

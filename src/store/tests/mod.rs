@@ -12,6 +12,7 @@ mod keys;
 mod leaks;
 mod memory;
 mod padding;
+mod paging;
 mod shred;
 
 use std::fs;
@@ -23,6 +24,7 @@ use super::layout::{Family, Key};
 use super::rocks::{Rocks, Tail};
 use super::*;
 use crate::broker::id::{QueueId, Seq};
+use crate::broker::queue::Run;
 use crate::seal::Kek;
 
 pub(super) const QUEUE: QueueId = QueueId(1);
@@ -80,9 +82,23 @@ pub(super) fn wait(store: &Store, place: Position) {
     }
 }
 
-pub(super) fn seqs(recovered: &Recovered, queue: QueueId) -> Vec<u64> {
+/// All that was recovered of a queue, read back.
+pub(super) fn entries(store: &Store, queue: &RecoveredQueue) -> Vec<RecoveredEntry> {
+    let read = |run: &Run| {
+        let Run { first, last, .. } = *run;
+        let page = PageRequest { queue: queue.id, first, last, len_max: usize::MAX, bytes_max: usize::MAX };
+        let page = store.page(&page).unwrap();
+        assert_eq!((page.entries.len() as u64, page.quarantined.len()), (run.count, 0));
+        let bodies: usize = page.entries.iter().map(|entry| entry.message.body().len()).sum();
+        assert_eq!(bodies as u64, run.body_bytes);
+        page.entries
+    };
+    queue.runs.iter().flat_map(read).collect()
+}
+
+pub(super) fn seqs(store: &Store, recovered: &Recovered, queue: QueueId) -> Vec<u64> {
     let found = recovered.queues.iter().filter(|q| q.id == queue);
-    found.flat_map(|q| q.entries.iter().map(|entry| entry.seq.0)).collect()
+    found.flat_map(|q| entries(store, q)).map(|entry| entry.seq.0).collect()
 }
 
 /// A copy of the directory as a crash at this moment would leave it.

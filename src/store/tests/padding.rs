@@ -74,7 +74,7 @@ fn a_store_is_read_whatever_each_part_of_it_was_padded_by() {
         let found: Vec<Message> = recovered
             .queues
             .iter()
-            .flat_map(|queue| &queue.entries)
+            .flat_map(|queue| entries(&store, queue))
             .map(|entry| entry.message.clone())
             .collect();
         assert_eq!(found, expected);

@@ -67,15 +67,16 @@ fn what_a_queue_with_its_own_key_holds_is_under_that_key_alone() {
     let image = crash_image(dir.path());
     for opened in [reopen(store), open(image.path())] {
         let (store, recovered) = opened;
-        assert_eq!(seqs(&recovered, QUEUE), [1, 2]);
-        let last = recovered.queues.iter().find(|queue| queue.id == QUEUE).unwrap().entries.last().unwrap();
+        assert_eq!(seqs(&store, &recovered, QUEUE), [1, 2]);
+        let found = recovered.queues.iter().find(|queue| queue.id == QUEUE).unwrap();
+        let last = entries(&store, found).pop().unwrap();
         assert_eq!(last.message, message(&large));
         put(&store, QUEUE, 3, "after");
         assert_eq!(key_of(&store, Family::Entries, &Key::entry(QUEUE, Seq(3))), Some(key));
         assert_eq!(keys_on_disk(store.data_dir(), QUEUE), [key]);
         // All of it is gone when each message was acknowledged, and the key stays for those to come.
-        store.appender().delete(QUEUE, Seq(2), last.shared.as_ref(), Position(0));
-        [1, 3].iter().for_each(|seq| store.appender().delete(QUEUE, Seq(*seq), None, Position(0)));
+        store.appender().delete(QUEUE, Seq(2), 0, last.shared.as_ref(), Position(0));
+        [1, 3].iter().for_each(|seq| store.appender().delete(QUEUE, Seq(*seq), 0, None, Position(0)));
         store.probe().unwrap();
         let facts = store.keyring().unwrap();
         let of_queue = facts.keys.iter().find(|fact| fact.queue == Some(QUEUE.0)).unwrap();
@@ -98,8 +99,8 @@ fn the_key_is_destroyed_before_anybody_is_told_that_the_queue_is_deleted() {
         fs::copy(dir.path().join(name), before.path().join(name)).unwrap();
     }
     assert_eq!(sealed_code(before.path()), "E_DEK_MISSING");
-    let (_store, recovered) = reopen(store);
-    assert_eq!((seqs(&recovered, QUEUE), seqs(&recovered, COMMON)), (vec![], vec![1]));
+    let (store, recovered) = reopen(store);
+    assert_eq!((seqs(&store, &recovered, QUEUE), seqs(&store, &recovered, COMMON)), (vec![], vec![1]));
 }
 
 #[test]
@@ -140,14 +141,14 @@ fn what_is_left_of_a_deleted_queue_looks_like_no_damage_after_a_crash() {
     let audited = audit(options, &mut |_| {}).unwrap();
     assert!(audited.faults.is_empty() && audited.is_complete, "{:?}", audited.faults);
     let (opened, recovered) = open(image.path());
-    assert_eq!((seqs(&recovered, QUEUE), seqs(&recovered, COMMON)), (vec![], vec![1]));
+    assert_eq!((seqs(&opened, &recovered, QUEUE), seqs(&opened, &recovered, COMMON)), (vec![], vec![1]));
     assert!(recovered.quarantined.is_empty());
     opened.close().unwrap();
     drop(opened);
     let (opened, recovered) = open(image.path());
     assert!(recovered.clean && key_of(&opened, Family::Bodies, &Key::body(held.id(), 0)).is_none());
     // Where there was no crash, the body goes when the consumer that held it lets go.
-    store.appender().delete(QUEUE, Seq(many + 1), Some(&held), Position(0));
+    store.appender().delete(QUEUE, Seq(many + 1), 0, Some(&held), Position(0));
     store.probe().unwrap();
     assert_eq!(key_of(&store, Family::Bodies, &Key::body(held.id(), 0)), None);
 }
@@ -167,8 +168,8 @@ fn a_crash_between_the_deletion_and_the_destruction_is_made_good_by_the_next_sta
     assert_eq!(fs::read(dir.path().join("keyring")).unwrap(), keyring);
     let image = crash_image(dir.path());
     fs::remove_dir_all(image.path().join("keyring.tmp")).unwrap();
-    let (_opened, recovered) = open(image.path());
-    assert_eq!((keys_on_disk(image.path(), QUEUE), seqs(&recovered, QUEUE)), (vec![], vec![]));
+    let (opened, recovered) = open(image.path());
+    assert_eq!((keys_on_disk(image.path(), QUEUE), seqs(&opened, &recovered, QUEUE)), (vec![], vec![]));
     // Without a crash, the next commit tries again.
     fs::remove_dir_all(dir.path().join("keyring.tmp")).unwrap();
     store.probe().unwrap();
@@ -186,7 +187,7 @@ fn a_purge_gives_a_new_key_and_the_old_one_goes_with_the_last_message_that_a_con
     let purge = |seqs: std::ops::RangeInclusive<u64>| {
         let mut appender = store.appender();
         appender.own_key(QUEUE, true);
-        seqs.for_each(|seq| appender.delete(QUEUE, Seq(seq), None, Position(0)));
+        seqs.for_each(|seq| appender.delete(QUEUE, Seq(seq), 0, None, Position(0)));
         let place = appender.tail();
         drop(appender);
         wait(&store, place);
@@ -197,12 +198,13 @@ fn a_purge_gives_a_new_key_and_the_old_one_goes_with_the_last_message_that_a_con
     assert_eq!((keys.len(), keys[0]), (2, first[0]));
     put(&store, QUEUE, 4, "new");
     assert_eq!(key_of(&store, Family::Entries, &Key::entry(QUEUE, Seq(4))), Some(keys[1]));
-    let (image, recovered) = open(crash_image(dir.path()).path());
-    assert_eq!(seqs(&recovered, QUEUE), [1, 4]);
+    let image = crash_image(dir.path());
+    let (image, recovered) = open(image.path());
+    assert_eq!(seqs(&image, &recovered, QUEUE), [1, 4]);
     drop(image);
     let place = {
         let mut appender = store.appender();
-        appender.delete(QUEUE, Seq(1), None, Position(0));
+        appender.delete(QUEUE, Seq(1), 0, None, Position(0));
         appender.tail()
     };
     store.probe().unwrap();
@@ -213,8 +215,8 @@ fn a_purge_gives_a_new_key_and_the_old_one_goes_with_the_last_message_that_a_con
     let last = keys_on_disk(dir.path(), QUEUE);
     assert!(last.len() == 1 && last != keys[1..]);
     put(&store, QUEUE, 5, "newer");
-    let (_store, recovered) = reopen(store);
-    assert_eq!((seqs(&recovered, QUEUE), keys_on_disk(dir.path(), QUEUE)), (vec![5], last));
+    let (store, recovered) = reopen(store);
+    assert_eq!((seqs(&store, &recovered, QUEUE), keys_on_disk(dir.path(), QUEUE)), (vec![5], last));
 }
 
 #[test]
@@ -246,8 +248,8 @@ fn a_put_that_comes_after_its_queue_is_gone_is_sealed_under_no_key_at_all() {
     wait(&store, place);
     assert_eq!(key_of(&store, Family::Bodies, &Key::body(late.id(), 0)), None);
     assert_eq!(store.backlog_bytes(), 0);
-    let (_store, recovered) = reopen(store);
-    assert!(seqs(&recovered, QUEUE).is_empty());
+    let (store, recovered) = reopen(store);
+    assert!(seqs(&store, &recovered, QUEUE).is_empty());
 }
 
 #[test]

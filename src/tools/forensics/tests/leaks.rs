@@ -11,8 +11,9 @@ use crate::amqp::field_table::{TableWriter, Value};
 use crate::amqp::properties::Properties;
 use crate::broker::id::{QueueId, RowId, Seq};
 use crate::broker::message::Message;
+use crate::broker::queue::Run;
 use crate::seal::Kek;
-use crate::store::{EntryMeta, Mode, OpenOptions, Position, RowKind, Store};
+use crate::store::{EntryMeta, Mode, OpenOptions, PageRequest, Position, RowKind, Store};
 
 /// The folder in which all stores of this test lie.
 const FOLDER: &str = "canary-folder-5f0a77";
@@ -49,12 +50,20 @@ fn work(dir: &Path, mode: Mode) {
     for round in 0..6u64 {
         let kek = Kek::take(&mut std::array::from_fn(|i| i as u8));
         let (store, recovered) = Store::open(OpenOptions::new(dir, mode, Some(kek.into()))).unwrap();
+        let runs = recovered.queues.iter().flat_map(|queue| queue.runs.iter().map(|run| (queue.id, *run)));
+        let read = |(queue, run): (QueueId, Run)| {
+            let (first, last) = (run.first, run.last);
+            let all = PageRequest { queue, first, last, len_max: usize::MAX, bytes_max: usize::MAX };
+            store.page(&all).unwrap().entries
+        };
+        let found: Vec<_> = runs.flat_map(read).collect();
         let large = store.shared_body(&message(&large_body.repeat(20_000)), 2);
         let mut appender = store.appender();
         appender.put_row(RowKind::Queue, RowId(1), queue.as_bytes().to_vec());
         appender.put_row(RowKind::User, RowId(2), format!("{user} {round}").into_bytes());
-        for entry in recovered.queues.iter().flat_map(|queue| &queue.entries).filter(|e| e.seq.0 % 2 == 0) {
-            appender.delete(QueueId(1), entry.seq, entry.shared.as_ref(), Position(0));
+        for entry in found.iter().filter(|entry| entry.seq.0 % 2 == 0) {
+            let bytes = entry.message.size_bytes();
+            appender.delete(QueueId(1), entry.seq, bytes, entry.shared.as_ref(), Position(0));
         }
         let first = 1 + round * 100;
         for seq in first..first + 20 {
