@@ -155,12 +155,18 @@ pub const COPIES_MAX: usize = 10_000;
 /// Compiled size of one permission's regular expression in bytes; larger ones count repetitions of repetitions.
 pub const PERMISSION_REGEX_BYTES_MAX: usize = 256 * 1024;
 
-/// Messages of one queue that stay in memory when there are more and the store has them (store.md section 5.3): the
-/// disk gives half of them back in less time than consumers take for the other half.
+/// Messages of one queue that stay in memory when there are more and the store has them, unless the configuration
+/// says otherwise: the disk gives half of them back in less time than consumers take for the other half.
 pub const RESIDENT_MESSAGES_MAX: usize = 100_000;
 
 /// The same in bytes of bodies.
 pub const RESIDENT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Messages of one queue that stay in memory however little of it there is: a page that takes one reading.
+pub const RESIDENT_MESSAGES_MIN: usize = 128;
+
+/// The same in bytes of bodies.
+pub const RESIDENT_BYTES_MIN: usize = 128 * 1024;
 
 /// Milliseconds until messages that could not be read back are tried again.
 pub const PAGE_RETRY_MS: u64 = 1000;

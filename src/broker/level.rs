@@ -214,13 +214,12 @@ impl<D> Level<D> {
             let fresh = self.list.split_off(keep);
             let list_bytes = self.list.iter().map(|entry| entry.message.body().len()).sum();
             self.tail = Some(Box::new(Tail { runs: VecDeque::new(), fresh, list_bytes }));
+            self.looked_at = 0;
         }
-        let Some(tail) = &mut self.tail else { return Amount::default() };
-        let mut out = Amount::default();
+        let mut out = self.shrink(len_max, bytes_max, &rest);
+        let Some(tail) = &mut self.tail else { return out };
         while let Some(entry) = tail.fresh.pop_front() {
-            // That it came back is known here only.
-            let is_fresh = !entry.redelivered && entry.delivery_count == 0;
-            match if is_fresh { rest(&entry) } else { Rest::Never } {
+            match where_it_is(&entry, &rest) {
                 Rest::There => {}
                 Rest::NotYet => {
                     tail.fresh.push_front(entry);
@@ -235,14 +234,46 @@ impl<D> Level<D> {
             }
             let run = Run::of(&entry);
             out = Amount { len: out.len + 1, bytes: out.bytes + run.body_bytes as usize };
-            match tail.runs.back_mut() {
-                Some(last) if last.last.0 + 1 == run.first.0 => last.append(&run),
-                _ => tail.runs.push_back(run),
-            }
+            add_run(&mut tail.runs, run);
         }
         self.collapse();
-        // Where nothing went, going through the list again has to wait until there is much more of it.
-        self.looked_at = if self.tail.is_some() { 0 } else { self.list.len() + self.list.len() / 4 };
+        if self.tail.is_none() {
+            // Nothing went; going through the list again has to wait until there is much more of it.
+            self.looked_at = self.list.len() + self.list.len() / 4;
+        }
+        out
+    }
+
+    /// Of a paged level whose window was larger once: lets go of what is behind the new one.
+    fn shrink(&mut self, len_max: usize, bytes_max: usize, rest: &impl Fn(&Entry<D>) -> Rest) -> Amount {
+        let mut out = Amount::default();
+        let Some(tail) = &self.tail else { return out };
+        let bytes_max = bytes_max.saturating_mul(2);
+        if self.list.len() <= len_max.saturating_mul(2) && tail.list_bytes <= bytes_max {
+            self.looked_at = 0;
+            return out;
+        }
+        if self.list.len() <= self.looked_at {
+            return out;
+        }
+        let keep = self.window(len_max, bytes_max / 2).max(1);
+        let Some(tail) = &mut self.tail else { return out };
+        let mut runs = VecDeque::new();
+        for entry in self.list.split_off(keep.min(self.list.len())) {
+            if where_it_is(&entry, rest) == Rest::There {
+                let run = Run::of(&entry);
+                out = Amount { len: out.len + 1, bytes: out.bytes + run.body_bytes as usize };
+                add_run(&mut runs, run);
+            } else {
+                self.list.push_back(entry);
+            }
+        }
+        tail.list_bytes -= out.bytes;
+        for run in runs {
+            insert_run(&mut tail.runs, run);
+        }
+        // Where little went, another look has to wait until there is more of it.
+        self.looked_at = self.list.len() + self.list.len() / 4;
         out
     }
 
@@ -290,6 +321,34 @@ impl<D> Level<D> {
         let runs = self.tail.as_mut().map(|tail| std::mem::take(&mut tail.runs)).unwrap_or_default();
         self.collapse();
         runs
+    }
+}
+
+/// Where an entry's copy in the store is, as far as it could be read back from there.
+fn where_it_is<D>(entry: &Entry<D>, rest: impl Fn(&Entry<D>) -> Rest) -> Rest {
+    // That it came back is known here only.
+    let is_fresh = !entry.redelivered && entry.delivery_count == 0;
+    if is_fresh { rest(entry) } else { Rest::Never }
+}
+
+/// Adds a run behind all others.
+fn add_run(runs: &mut VecDeque<Run>, run: Run) {
+    match runs.back_mut() {
+        // Other places between them may be anybody's.
+        Some(last) if last.last.0 + 1 == run.first.0 => last.append(&run),
+        _ => runs.push_back(run),
+    }
+}
+
+/// Adds a run at its place.
+fn insert_run(runs: &mut VecDeque<Run>, mut run: Run) {
+    let at = runs.partition_point(|other| other.first < run.first);
+    match runs.get_mut(at) {
+        Some(next) if run.last.0 + 1 == next.first.0 => {
+            run.append(next);
+            *next = run;
+        }
+        _ => runs.insert(at, run),
     }
 }
 
@@ -386,6 +445,22 @@ mod tests {
         let rest = |entry: &Entry<()>| if entry.seq.0 == 3 { Rest::NotYet } else { Rest::There };
         assert_eq!(level.page_out(1, usize::MAX, rest).len, 1);
         assert_eq!(page_out(&mut level, 1), 3);
+    }
+
+    #[test]
+    fn a_window_that_became_smaller_lets_go_of_what_is_behind_it() {
+        let mut level = level(0);
+        (1..=100).for_each(|seq| level.push(Entry { redelivered: seq == 20, ..entry(seq) }));
+        assert_eq!(page_out(&mut level, 50), 50);
+        assert_eq!(page_out(&mut level, 25), 0, "not for so little");
+        assert_eq!(page_out(&mut level, 10), 39, "what came back stays");
+        assert_eq!(level.run().map(|run| (run.first.0, run.last.0, run.count)), Some((11, 19, 9)));
+        assert_eq!(order(&mut level), (1..=10).collect::<Vec<_>>());
+        let read = Amount { len: 9, bytes: 36 };
+        assert_eq!(level.page_in(Seq(11), Seq(19), read, 0), Some(read));
+        level.put_back((11..=19).map(entry).collect());
+        assert_eq!(order(&mut level), (11..=20).collect::<Vec<_>>());
+        assert_eq!(level.run().map(|run| (run.first.0, run.last.0, run.count)), Some((21, 100, 80)));
     }
 
     #[test]

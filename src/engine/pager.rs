@@ -9,21 +9,28 @@
 //! Paged are persistent messages in queues that are stored. Transient ones, those that came back from a consumer,
 //! and those of delayed exchanges stay in memory.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::broker::id::QueueId;
 use crate::broker::queue::{Entry, Page, PageRead, Rest, Run, Window};
-use crate::limits::{PAGE_RETRY_MS, RESIDENT_BYTES_MAX, RESIDENT_MESSAGES_MAX};
+use crate::limits::{
+    PAGE_RETRY_MS, RESIDENT_BYTES_MAX, RESIDENT_BYTES_MIN, RESIDENT_MESSAGES_MAX, RESIDENT_MESSAGES_MIN,
+};
 use crate::store::{PageRequest, Position, RecoveredEntry, Store, StoredPage};
 
 use super::engine_core::{Engine, EngineError, now_ms};
 use super::outbox::Outbox;
 use super::queue_cell::{Contents, QueueCell, QueueRef, Stored};
 
-/// A page that is to be read.
-pub(super) type Wanted = (QueueRef, Page);
+/// What the thread is to do.
+pub(super) enum Wanted {
+    /// read a page
+    Page(QueueRef, Page),
+    /// have all queues let go of what is beyond their windows
+    Fit,
+}
 
 /// What the engine has of the thread.
 pub(super) struct Pager {
@@ -32,6 +39,8 @@ pub(super) struct Pager {
     waiting: Mutex<Vec<(QueueId, Arc<Outbox>)>>,
     len_max: AtomicUsize,
     bytes_max: AtomicUsize,
+    /// how short memory is: the windows are that many times halved
+    pressure: AtomicU32,
 }
 
 impl Pager {
@@ -39,18 +48,24 @@ impl Pager {
     pub fn new() -> (Pager, Receiver<Wanted>) {
         let (wanted, receiver) = channel();
         let (len_max, bytes_max) = (RESIDENT_MESSAGES_MAX.into(), RESIDENT_BYTES_MAX.into());
-        (Pager { wanted, waiting: Mutex::default(), len_max, bytes_max }, receiver)
+        let (waiting, pressure) = (Mutex::default(), AtomicU32::new(0));
+        (Pager { wanted, waiting, len_max, bytes_max, pressure }, receiver)
     }
 
     /// How much of each queue may be in memory.
     pub fn window(&self) -> Window {
-        Window { len_max: self.len_max.load(Relaxed), bytes_max: self.bytes_max.load(Relaxed) }
+        let (len_max, bytes_max) = (self.len_max.load(Relaxed), self.bytes_max.load(Relaxed));
+        let pressure = self.pressure.load(Relaxed);
+        Window {
+            len_max: (len_max >> pressure).max(len_max.min(RESIDENT_MESSAGES_MIN)),
+            bytes_max: (bytes_max >> pressure).max(bytes_max.min(RESIDENT_BYTES_MIN)),
+        }
     }
 
     /// Has a page read, soon.
     pub fn read(&self, queue: &QueueRef, page: Page) {
         // The thread ends with the engine, so it is there.
-        let _ = self.wanted.send((queue.clone(), page));
+        let _ = self.wanted.send(Wanted::Page(queue.clone(), page));
     }
 
     /// Wakes the connection when a page of the queue has been read.
@@ -130,7 +145,27 @@ impl Engine {
     pub fn set_window(&self, len_max: usize, bytes_max: usize) {
         self.pager.len_max.store(len_max, Relaxed);
         self.pager.bytes_max.store(bytes_max, Relaxed);
-        let topology = self.topology.load();
+        self.fit();
+    }
+
+    /// Has windows shrink while memory becomes short, so that there may be many of them, and grow again: `used_bytes`
+    /// are held against the watermark of the memory alarm (0 is none).
+    pub fn fit_into(&self, used_bytes: Option<u64>, bytes_max: u64) {
+        let Some(used_bytes) = used_bytes.filter(|_| bytes_max > 0) else { return };
+        let before = self.pager.pressure.load(Relaxed);
+        let pressure = pressure(used_bytes, bytes_max, before);
+        self.pager.pressure.store(pressure, Relaxed);
+        if pressure != before {
+            tracing::debug!(pressure, "how much of each queue is in memory has changed");
+        }
+        if pressure > before {
+            // The thread ends with the engine, so it is there.
+            let _ = self.pager.wanted.send(Wanted::Fit);
+        }
+    }
+
+    fn fit(&self) {
+        let topology = self.topology.load_full();
         topology.queues().for_each(|(_, queue)| self.with_queue(queue, |_, _| ()));
     }
 
@@ -168,8 +203,43 @@ impl Engine {
 const OPENING: Window = Window { len_max: 128, bytes_max: 128 * 1024 };
 
 fn read_pages(engine: &Weak<Engine>, wanted: &Receiver<Wanted>) {
-    while let Ok((queue, page)) = wanted.recv() {
+    while let Ok(wanted) = wanted.recv() {
         let Some(engine) = engine.upgrade() else { return };
-        engine.read_page(&queue, &page);
+        match wanted {
+            Wanted::Page(queue, page) => engine.read_page(&queue, &page),
+            Wanted::Fit => engine.fit(),
+        }
+    }
+}
+
+/// How often the windows are to be halved: not at all below half of the watermark, and each step back only when there
+/// is clearly more room.
+fn pressure(used_bytes: u64, bytes_max: u64, before: u32) -> u32 {
+    let at = |percent: u64| match used_bytes.saturating_mul(100) / bytes_max.max(1) {
+        used if used < percent => 0,
+        used if used < percent + 15 => 2,
+        used if used < percent + 30 => 4,
+        _ => 6,
+    };
+    let (rising, falling) = (at(50), at(40));
+    if rising > before { rising } else { falling.min(before) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_shrink_in_steps_while_memory_fills_and_grow_later_than_they_shrank() {
+        let mut before = 0;
+        let steps = [10, 49, 50, 64, 66, 79, 81, 200, 71, 69, 56, 54, 45, 41, 39];
+        let seen: Vec<u32> = steps
+            .iter()
+            .map(|used| {
+                before = pressure(*used, 100, before);
+                before
+            })
+            .collect();
+        assert_eq!(seen, [0, 0, 2, 2, 4, 4, 6, 6, 6, 4, 4, 2, 2, 2, 0]);
     }
 }

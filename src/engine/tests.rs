@@ -180,10 +180,23 @@ impl Seat {
         self.client.get(queue.as_bytes()).unwrap().map(|(queue, entry, _)| (queue, entry))
     }
 
+    /// As a session does it: asks again when it is woken.
+    fn get_late(&mut self, queue: &str) -> Option<(QueueRef, Entry<Stored>)> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            self.outbox.register(&waker);
+            let got = self.get(queue);
+            if got.is_some() || !self.client.waits_for(queue.as_bytes()) {
+                return got;
+            }
+            std::thread::park_timeout(Duration::from_secs(60));
+        }
+    }
+
     /// Bodies that are ready, taken for good; `!` marks the redelivered.
     fn take_all(&mut self, queue: &str) -> Vec<String> {
         let mut bodies = Vec::new();
-        while let Some((queue, entry)) = self.get(queue) {
+        while let Some((queue, entry)) = self.get_late(queue) {
             let mark = if entry.redelivered { "!" } else { "" };
             bodies.push(format!("{}{mark}", String::from_utf8_lossy(entry.message.body())));
             self.client.settle(&queue, None, &mut vec![entry]);

@@ -41,6 +41,8 @@ pub struct Config {
     pub socket: SocketOptions,
     /// Memory in use above which publishers are stopped.
     pub memory_high_watermark: Watermark,
+    /// What of a long queue stays in memory.
+    pub resident_limit: ResidentLimit,
     /// Free disk space below which publishers are stopped.
     pub disk_free_limit: Watermark,
     /// Console logging.
@@ -185,6 +187,7 @@ impl Config {
                 1.0,
                 Watermark::Relative(0.6),
             )?,
+            resident_limit: resident_limit(&settings)?,
             disk_free_limit: watermark(&settings, "disk_free_limit", 100.0, Watermark::Absolute(50_000_000))?,
             log: log(&settings)?,
             identity: identity(&settings)?,
@@ -199,6 +202,15 @@ impl Config {
             notices: settings.notices,
         })
     }
+}
+
+/// How much of each queue stays in memory when there is more and the store has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResidentLimit {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of their bodies.
+    pub bytes: usize,
 }
 
 /// Where the store lies.
@@ -309,6 +321,19 @@ fn watermark(settings: &Settings, prefix: &str, share_max: f64, default: Waterma
         (None, Some(bytes)) => Ok(Watermark::Absolute(bytes)),
         (None, None) => Ok(default),
     }
+}
+
+fn resident_limit(settings: &Settings) -> Result<ResidentLimit> {
+    let number = settings.number(
+        "queue.resident_limit.messages",
+        "messages",
+        1..=u64::from(u32::MAX),
+        limits::RESIDENT_MESSAGES_MAX as u64,
+    )?;
+    let bytes = |text: &str| values::bytes(text).filter(|bytes| *bytes > 0);
+    let bytes = settings.parse("queue.resident_limit.bytes", "bytes above 0, such as 32MiB", bytes)?;
+    let bytes = bytes.unwrap_or(limits::RESIDENT_BYTES_MAX as u64);
+    Ok(ResidentLimit { messages: number as usize, bytes: usize::try_from(bytes).unwrap_or(usize::MAX) })
 }
 
 fn log(settings: &Settings) -> Result<Log> {

@@ -53,6 +53,8 @@ const OBEYED: &[&str] = &[
     "tcp_listen_options.recbuf",
     "vm_memory_high_watermark.relative",
     "vm_memory_high_watermark.absolute",
+    "queue.resident_limit.messages",
+    "queue.resident_limit.bytes",
     "disk_free_limit.relative",
     "disk_free_limit.absolute",
     "log.console",

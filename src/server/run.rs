@@ -177,6 +177,7 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
 
 fn start_engine(config: &Config, store: Arc<Store>, recovered: Recovered) -> Result<Arc<Engine>, RunError> {
     let engine = Engine::start(store, recovered, &config.default_vhost)?;
+    engine.set_window(config.resident_limit.messages, config.resident_limit.bytes);
     for user in &config.users {
         let permissions = user.permissions_in(&config.default_vhost);
         if permissions.is_none() {
@@ -245,8 +246,9 @@ async fn watch(config: &Config, engine: &Engine) -> String {
         if let Some(failure) = engine.store().failure() {
             return failure.to_string();
         }
-        let alarm =
-            thresholds.judge(measure::memory_resident_bytes(), measure::disk_free_bytes(&config.data_dir));
+        let used = measure::memory_resident_bytes();
+        engine.fit_into(used, thresholds.memory_bytes_max);
+        let alarm = thresholds.judge(used, measure::disk_free_bytes(&config.data_dir));
         engine.set_alarm(alarm);
         let reason = engine.alarm();
         if reason != last {

@@ -58,7 +58,9 @@ class Native:
         lines += f"data_dir = {self.data}\nat_rest.mode = {at_rest}\ncontrol.socket = {self.folder}/ctl.sock\n"
         if at_rest == "sealed":
             lines += f"at_rest.kek.file = {self.folder}/secrets/at_rest_kek\n"
-        (self.folder / "sealmq.conf").write_text(lines + settings)
+        # Whole suites can be run under other settings, such as a queue that keeps four messages in memory.
+        everywhere = os.environ.get("SEALMQ_TEST_SETTINGS", "")
+        (self.folder / "sealmq.conf").write_text(lines + settings + everywhere)
 
     def command(self):
         return [self.binaries / "sealmq", "--config", self.folder / "sealmq.conf"]

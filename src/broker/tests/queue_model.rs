@@ -323,6 +323,8 @@ enum Step {
     Delete,
     /// so many more entries reach the store, and the queue lets go of what it may
     PageOut(u64),
+    /// memory becomes short, or is not any more
+    Window(Window),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -351,6 +353,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => Just(Step::Assign),
         1 => Just(Step::Delete),
         8 => (0u64..8).prop_map(Step::PageOut),
+        2 => window().prop_map(Step::Window),
     ]
 }
 
@@ -625,6 +628,7 @@ impl Pair {
                     _ => Rest::NotYet,
                 });
             }
+            Step::Window(window) => self.window = window,
             Step::Delete => {
                 let (left, sinks) = self.queue.delete();
                 self.places(&left.runs);

@@ -25,19 +25,6 @@ impl Seat {
         self.wait_for(*barriers.last().unwrap());
     }
 
-    /// As a session does it: asks again when it is woken.
-    fn get_late(&mut self, queue: &str) -> Option<(QueueRef, Entry<Stored>)> {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        loop {
-            self.outbox.register(&waker);
-            let got = self.get(queue);
-            if got.is_some() || !self.client.waits_for(queue.as_bytes()) {
-                return got;
-            }
-            std::thread::park_timeout(Duration::from_secs(60));
-        }
-    }
-
     /// Sleeps a little between looks: what is waited for wakes nobody.
     fn wait_until_true(&self, what: &str, done: impl Fn() -> bool) {
         let limit = Instant::now() + Duration::from_secs(60);
@@ -45,16 +32,6 @@ impl Seat {
             assert!(Instant::now() < limit, "{what}");
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    fn take_late(&mut self, queue: &str) -> Vec<String> {
-        let mut bodies = Vec::new();
-        while let Some((queue, entry)) = self.get_late(queue) {
-            let mark = if entry.redelivered { "!" } else { "" };
-            bodies.push(format!("{}{mark}", String::from_utf8_lossy(entry.message.body())));
-            self.client.settle(&queue, None, &mut vec![entry]);
-        }
-        bodies
     }
 }
 
@@ -79,7 +56,7 @@ fn a_long_queue_keeps_its_window_in_memory_and_gives_everything_in_order() {
     let counts = house.counts("q");
     assert_eq!((counts.ready, counts.paged), (500, 496));
     assert_eq!(counts.ready_bytes, numbers(1..=500).concat().len());
-    assert_eq!(a.take_late("q"), numbers(1..=500));
+    assert_eq!(a.take_all("q"), numbers(1..=500));
     assert_eq!(house.counts("q"), Counts::default());
 }
 
@@ -124,7 +101,7 @@ fn what_came_back_and_what_is_transient_stand_in_their_old_places() {
     let mut expected = numbers(1..=30);
     expected[0].push('!');
     expected[1].push('!');
-    assert_eq!(a.take_late("q"), expected);
+    assert_eq!(a.take_all("q"), expected);
 }
 
 #[test]
@@ -159,8 +136,8 @@ fn a_purge_or_a_deletion_takes_what_is_in_the_store_only() {
     let house = small(dir.path());
     let mut a = house.client();
     assert!(house.queue("deleted").is_none());
-    assert_eq!(a.take_late("purged"), ["1!", "after"]);
-    assert_eq!(a.take_late("both"), numbers(1..=100), "bodies that others had, too, are there");
+    assert_eq!(a.take_all("purged"), ["1!", "after"]);
+    assert_eq!(a.take_all("both"), numbers(1..=100), "bodies that others had, too, are there");
 }
 
 #[test]
@@ -178,8 +155,8 @@ fn limits_expiry_and_dead_letters_go_beyond_the_window() {
     look(&house, "q");
     let queue = house.queue("q").unwrap();
     a.wait_until_true("the limit", || queue.counts().ready == 50);
-    assert_eq!(a.take_late("dead"), numbers(1..=150));
-    assert_eq!(a.take_late("q"), numbers(151..=200));
+    assert_eq!(a.take_all("dead"), numbers(1..=150));
+    assert_eq!(a.take_all("q"), numbers(151..=200));
 
     let arguments = TableWriter::new()
         .entry("x-message-ttl", Value::I64(1))
@@ -192,7 +169,7 @@ fn limits_expiry_and_dead_letters_go_beyond_the_window() {
         look(&house, "short");
         queue.counts().ready == 0
     });
-    assert_eq!(a.take_late("dead"), numbers(1..=100));
+    assert_eq!(a.take_all("dead"), numbers(1..=100));
 }
 
 #[test]
@@ -216,6 +193,6 @@ fn a_long_queue_is_the_same_after_a_restart() {
     let house = small(dir.path());
     let mut a = house.client();
     assert_eq!((house.counts("plain").ready, house.counts("ranked").ready), (100, 40));
-    assert_eq!(a.take_late("plain"), numbers(1..=100));
-    assert_eq!(a.take_late("ranked").concat(), ranked);
+    assert_eq!(a.take_all("plain"), numbers(1..=100));
+    assert_eq!(a.take_all("ranked").concat(), ranked);
 }
