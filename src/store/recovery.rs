@@ -9,6 +9,7 @@ mod end;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::anchor::Demand;
 use super::body::BodyCounts;
@@ -33,6 +34,8 @@ use crate::broker::letters::Died;
 use crate::broker::queue::Run;
 use crate::seal::envelope::{Kind, Malformed, parse};
 use crate::seal::record::NotOpened;
+
+const PROGRESS_TOLD_EACH: Duration = Duration::from_secs(1);
 
 /// What a database is held against.
 pub(super) struct Terms<'a> {
@@ -113,6 +116,34 @@ struct Scan<'a> {
     missing_key: u32,
     counts: Counts,
     body_counts: BodyCounts,
+    progress: Progress,
+}
+
+/// Tells an operator who waits how far the reading of messages has come.
+struct Progress {
+    messages: u64,
+    told: Instant,
+    since: Instant,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { messages: 0, told: Instant::now(), since: Instant::now() }
+    }
+
+    fn step(&mut self) {
+        self.messages += 1;
+        // Looking at the clock costs more than a message does.
+        if self.messages.is_multiple_of(4096) && self.told.elapsed() >= PROGRESS_TOLD_EACH {
+            self.told = Instant::now();
+            tracing::info!(messages = self.messages, "reading the store");
+        }
+    }
+
+    fn end(&self) {
+        let elapsed_ms = self.since.elapsed().as_millis() as u64;
+        tracing::info!(messages = self.messages, elapsed_ms, "the store was read");
+    }
 }
 
 /// What is still to be cleared away.
@@ -188,10 +219,12 @@ pub(super) fn restore(
         missing_key: 0,
         counts,
         body_counts: BodyCounts::default(),
+        progress: Progress::new(),
     };
     rocks.scan(Family::Meta, |key, value| scan.meta(key, value))?;
     scan.bodies(rocks)?;
     rocks.scan(Family::Entries, |key, value| scan.entry(key, value))?;
+    scan.progress.end();
     if scan.missing_keys > 0 {
         let (dir, count, key_id) = (terms.dir.to_path_buf(), scan.missing_keys, scan.missing_key);
         return Err(StoreError::DataKeyMissing { dir, count, key_id });
@@ -327,6 +360,7 @@ impl Scan<'_> {
         let Some((queue, seq)) = parse_entry(key) else {
             return Err(self.refuse("the column family of entries", Unreadable::ForeignKey));
         };
+        self.progress.step();
         let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
         let key_id = self.note_key(value, opened.err())?;
         if let Some(going) = self.going(queue, seq) {
