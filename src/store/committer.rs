@@ -18,17 +18,17 @@ use super::files::FolderLock;
 use super::key_duty::KeyDuty;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
-use super::ledger::{Dropped, Ledger};
-use super::live::LiveSet;
+use super::ledger::Ledger;
 use super::op::{Op, Put};
 use super::presence::{Kept, Presence};
+use super::purge::Purge;
 use super::record::{
     BodyRef, CommitRow, Content, DeliveryCount, Entry, EntryRecord, Manifest, Record, RowRecord, read_entry,
 };
 use super::rocks::{Batch, Rocks};
 use super::sealing::{Opening, Sealing, name_of};
 use super::shred::{QueueKeys, Under};
-use crate::broker::id::{BodyId, QueueId, Seq};
+use crate::broker::id::{QueueId, Seq};
 use crate::limits::PURGE_KEYS_MAX;
 use crate::seal::envelope::Kind;
 use crate::seal::record::Sealer;
@@ -38,31 +38,6 @@ const RECORD_OVERHEAD_BYTES: usize = 160;
 
 /// An entry that must be read first counts as so many keys more: a commit is not to wait long.
 const PURGE_READ_COST: usize = 7;
-
-/// Entries and bodies of a queue that is gone, cleared away a step per batch.
-#[derive(Default)]
-pub(super) struct Purge {
-    pub(super) queue: QueueId,
-    pub(super) seqs: LiveSet,
-    /// Entries that are no part of the queue: what they name is not theirs.
-    pub(super) extra: Vec<Seq>,
-    /// Bodies of some of the queue's own, in order.
-    pub(super) shared: VecDeque<(Seq, Arc<SharedBody>)>,
-    /// The others may have bodies as well, which only the records name.
-    pub(super) reads: bool,
-    /// What goes with the last step: the mark that says what is to be cleared away.
-    pub(super) mark: Option<Key>,
-    /// Delivery counts of entries that are gone.
-    pub(super) counts: VecDeque<(QueueId, Seq)>,
-    /// Bodies that no entry names.
-    pub(super) orphans: VecDeque<(BodyId, u32)>,
-}
-
-impl Purge {
-    fn keys(&self) -> usize {
-        self.seqs.len() as usize + self.extra.len() + self.counts.len() + self.orphans.len()
-    }
-}
 
 /// Everything that the thread owns.
 pub(super) struct Committer {
@@ -322,7 +297,7 @@ impl Committer {
             never.for_each(|(_, body)| self.settle(&body, batch, tally));
         }
         let (had_manifest, extra) = (dropped.has_manifest, dropped.extra.clone());
-        let mut purge = Purge { shared: shared.into(), ..purge(queue, dropped, mark) };
+        let mut purge = Purge { shared: shared.into(), ..Purge::of(queue, dropped, mark) };
         // What its own key sealed cannot be read any more; a body that a consumer holds goes with the consumer's word.
         purge.reads &= !was_shredded;
         if purge.keys() == 0 {
@@ -349,7 +324,7 @@ impl Committer {
     ) -> Result<(), CommitFailure> {
         let dropped = self.ledger.take_range(queue, first, last, bytes);
         let mark = Key::purging(queue, first);
-        let purge = purge(queue, dropped, mark);
+        let purge = Purge::of(queue, dropped, mark);
         if purge.keys() > 0 {
             let (next_seq, commit_seq) = (Seq(last.0 + 1), self.commit_seq + 1);
             let range =
@@ -478,19 +453,6 @@ impl Committer {
         tally.records += manifests.len() as u64 + 1;
         self.told_generation = row.keyring_generation;
         Ok(())
-    }
-}
-
-fn purge(queue: QueueId, dropped: Dropped, mark: Key) -> Purge {
-    let counts = dropped.counted.into_iter().map(|seq| (queue, seq)).collect();
-    Purge {
-        queue,
-        seqs: dropped.seqs,
-        extra: dropped.extra,
-        counts,
-        reads: dropped.has_bodies,
-        mark: Some(mark),
-        ..Purge::default()
     }
 }
 

@@ -44,6 +44,7 @@ mod open;
 mod pieces;
 mod preflight;
 mod presence;
+mod purge;
 mod reader;
 mod record;
 mod recovered;

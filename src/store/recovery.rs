@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use super::anchor::Demand;
 use super::body::BodyCounts;
-use super::committer::Purge;
 use super::error::{QueueFault, StoreError};
 use super::layout::{Family, Key, MetaKey, RowKind, parse_body, parse_entry, parse_meta};
 use super::ledger::Ledger;
 use super::live::LiveSet;
 use super::pieces::Pieces;
 use super::presence::{Kept, Presence};
+use super::purge::Purge;
 use super::record::{
     BodyRef, CommitRow, Entry, Manifest, read_commit, read_delivery_count, read_entry, read_manifest,
     read_row,

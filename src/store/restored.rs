@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::body::BodyCounts;
-use super::committer::Purge;
 use super::keyring_file::{queue_of, seals};
+use super::purge::Purge;
 use super::record::CommitRow;
 use super::recovered::Recovered;
 use super::recovery::Counts;

@@ -452,7 +452,8 @@ fn held(store: &Store, recovered: &Recovered) -> [Held; 4] {
     let mut queues: [Held; 4] = Default::default();
     for queue in &recovered.queues {
         let entries = entries(store, queue).into_iter();
-        queues[queue.id.0 as usize] = entries.map(|e| (e.seq, e.message, e.shared, Position(0))).collect();
+        // What was dropped has another number since.
+        queues[queue.id.0 as usize % 4].extend(entries.map(|e| (e.seq, e.message, e.shared, Position(0))));
     }
     queues
 }
@@ -471,19 +472,21 @@ proptest! {
         let mut dir = tempfile::tempdir().unwrap();
         let (mut store, _) = open(dir.path());
         let (mut queues, mut next): ([Held; 4], u64) = (Default::default(), 1);
+        // As in the engine, a queue's number is never used again.
+        let mut ids = [0, 1, 2, 3].map(QueueId);
         for step in steps {
             let mut appender = store.appender();
             match step {
                 Step::Put(queue) => {
                     let message = message(&format!("{next}"));
-                    let place = appender.put(QueueId(queue.into()), Seq(next), &message, None, meta(1));
+                    let place = appender.put(ids[queue as usize], Seq(next), &message, None, meta(1));
                     queues[queue as usize].push((Seq(next), message, None, place));
                     next += 1;
                 }
                 Step::FanOut => {
                     let shared = store.shared_body(&message(&next.to_string().repeat(3000)), 3);
                     for (queue, held) in queues.iter_mut().enumerate().skip(1) {
-                        let place = appender.put(QueueId(queue as u64), Seq(next), shared.message(), Some(&shared), meta(1));
+                        let place = appender.put(ids[queue], Seq(next), shared.message(), Some(&shared), meta(1));
                         held.push((Seq(next), shared.message().clone(), Some(Arc::clone(&shared)), place));
                     }
                     next += 1;
@@ -492,12 +495,13 @@ proptest! {
                     let held = &mut queues[queue as usize];
                     if !held.is_empty() {
                         let (seq, _, shared, place) = held.remove(at as usize % held.len());
-                        appender.delete(QueueId(queue.into()), seq, 0, shared.as_ref(), place);
+                        appender.delete(ids[queue as usize], seq, 0, shared.as_ref(), place);
                     }
                 }
                 Step::Drop(queue) => {
                     let entries = queues[queue as usize].drain(..).map(|(seq, _, shared, place)| (seq, shared, place));
-                    appender.drop_queue(QueueId(queue.into()), entries.collect());
+                    appender.drop_queue(ids[queue as usize], entries.collect());
+                    ids[queue as usize].0 += 4;
                 }
                 Step::Sync | Step::Crash | Step::Close => {
                     let tail = appender.tail();
