@@ -75,14 +75,14 @@ fn what_was_acknowledged_leaves_logs_tables_and_blob_files_in_time() {
         }
         // All but the last two are acknowledged.
         for (n, shared) in first.iter().chain(&second).enumerate().take(6) {
-            store.appender().delete(QUEUE, Seq(n as u64 + 1), shared.as_ref(), Position(0));
+            store.appender().delete(QUEUE, Seq(n as u64 + 1), 0, shared.as_ref(), Position(0));
         }
         store.probe().unwrap();
         assert!(found(dir.path(), &values[..6]).len() >= 6, "nothing goes by itself");
         store.close().unwrap();
         drop((store, first, second));
         let (store, recovered) = open_within(dir.path(), mode, WITHIN);
-        assert_eq!(seqs(&recovered, QUEUE), [7, 8]);
+        assert_eq!(seqs(&store, &recovered, QUEUE), [7, 8]);
         assert_all_gone(&store, &values[..6]);
         for n in 6..8 {
             assert!(!found(dir.path(), &values[n..=n]).is_empty(), "{n} is live");
@@ -90,14 +90,15 @@ fn what_was_acknowledged_leaves_logs_tables_and_blob_files_in_time() {
             assert_eq!(store.rocks.upgrade().unwrap().value(*family, key).unwrap().unwrap(), values[n]);
         }
         // Acknowledged while it serves.
-        for entry in &recovered.queues.iter().find(|queue| queue.id == QUEUE).unwrap().entries {
-            store.appender().delete(QUEUE, entry.seq, entry.shared.as_ref(), Position(0));
+        for entry in entries(&store, recovered.queues.iter().find(|queue| queue.id == QUEUE).unwrap()) {
+            store.appender().delete(QUEUE, entry.seq, 0, entry.shared.as_ref(), Position(0));
         }
         store.probe().unwrap();
         assert_all_gone(&store, &values);
         store.close().unwrap();
         drop(store);
-        assert!(seqs(&open_within(dir.path(), mode, WITHIN).1, QUEUE).is_empty());
+        let (store, recovered) = open_within(dir.path(), mode, WITHIN);
+        assert!(seqs(&store, &recovered, QUEUE).is_empty());
     }
 }
 
@@ -109,12 +110,12 @@ fn a_store_is_closed_at_once_while_files_are_being_rewritten() {
         let place = put_range(&store, QUEUE, round * 200 + 1..=round * 200 + 200);
         wait(&store, place);
         let mut appender = store.appender();
-        (1..100).for_each(|n| appender.delete(QUEUE, Seq(round * 200 + n), None, Position(0)));
+        (1..100).for_each(|n| appender.delete(QUEUE, Seq(round * 200 + n), 0, None, Position(0)));
         drop(appender);
         store.close().unwrap();
         drop(store);
     }
     let (store, recovered) = open(dir.path());
-    assert_eq!(seqs(&recovered, QUEUE).len(), 5 * 101);
+    assert_eq!(seqs(&store, &recovered, QUEUE).len(), 5 * 101);
     assert_eq!(store.core.counters.deletions.load(Relaxed), 0);
 }
