@@ -101,6 +101,10 @@ pub const OPEN_LOG_BYTES_PER_SECOND: u64 = 1024 * 1024;
 /// Seconds for which what the anchor says may be in the page cache only; a power cut may set it back by as much.
 pub const ANCHOR_SYNC_SECONDS: u64 = 1;
 
+/// Commit numbers passed over when an operator accepts an older database than the anchor tells of: the newer one, which
+/// may come back, has at most a second's commits beyond its anchor.
+pub const ACCEPTED_COMMITS_SKIPPED: u64 = 1 << 32;
+
 /// Entries of one queue that are known to be no part of it and are remembered as such: its manifest names them
 /// in each commit.
 pub const EXTRA_ENTRIES_MAX: usize = 1024;

@@ -9,9 +9,9 @@
 //! 480 32 HMAC-SHA256 of bytes 0 to 480 under K_anchor; under a public key, so a mere checksum, in a plain store
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::error::StoreError;
 use super::files;
 use super::record::CommitRow;
-use crate::limits::ANCHOR_SYNC_SECONDS;
+use crate::limits::{ACCEPTED_COMMITS_SKIPPED, ANCHOR_SYNC_SECONDS};
 use crate::seal::key::AnchorKey;
 
 /// Its name in the data directory, where no other place is configured.
@@ -106,7 +106,7 @@ impl Demand {
         key: &AnchorKey,
         accept: Option<u64>,
     ) -> Result<Demand, StoreError> {
-        let Some(bytes) = content(&path)? else {
+        let Some(bytes) = files::read(&path)? else {
             return Ok(Demand { path, found: Found::Missing, accept, has_damaged_slot: false });
         };
         let slots = SLOT_PLACES.map(|at| {
@@ -182,20 +182,37 @@ impl Demand {
         Ok(())
     }
 
-    /// Takes the anchor into use: both slots say `mark`, and are on the disk.
+    /// From which commit a database goes on whose last one is `commit_seq`. One that was accepted in the place of a
+    /// newer one gets numbers that the other cannot have reached, so that the other does not pass for its future.
+    pub(super) fn go_on_from(&self, commit_seq: u64) -> u64 {
+        let newest = match self.found {
+            Found::Mark(mark) if mark.commit_seq <= commit_seq => return commit_seq,
+            Found::Missing | Found::Damaged if self.accept != Some(commit_seq) => return commit_seq,
+            Found::Mark(mark) => mark.commit_seq,
+            Found::Missing | Found::Damaged => commit_seq,
+        };
+        newest.saturating_add(ACCEPTED_COMMITS_SKIPPED)
+    }
+
+    /// Takes the anchor into use: both slots say `mark`, and are on the disk. One that is made anew is there as a
+    /// whole or not at all, since half of one looks damaged.
     pub(super) fn start(self, store: [u8; 16], key: AnchorKey, mark: Mark) -> Result<Anchor, StoreError> {
         let failed = |e| StoreError::io("write", &self.path, e);
-        let mut options = OpenOptions::new();
-        options.write(true).mode(0o600).create_new(self.found == Found::Missing);
-        let file = options.open(&self.path).map_err(failed)?;
         let slot = mark.slot(&store, &key);
-        for place in SLOT_PLACES {
-            file.write_all_at(&slot, place).and_then(|()| file.sync_data()).map_err(failed)?;
-        }
         if self.found == Found::Missing {
-            // Its length is new as well.
-            file.sync_all().map_err(failed)?;
-            files::sync_dir(self.path.parent().unwrap_or(Path::new("/")))?;
+            let name = self.path.file_name().and_then(|name| name.to_str());
+            let name = name.ok_or_else(|| failed(io::Error::other("its name is not UTF-8")))?;
+            let [first, second] = SLOT_PLACES.map(|at| at as usize);
+            let mut bytes = vec![0; second];
+            bytes.splice(first..first + SLOT_BYTES, slot);
+            bytes.extend_from_slice(&slot);
+            files::replace(files::folder_of(&self.path), name, &bytes, |_| Ok(()))?;
+        }
+        let file = OpenOptions::new().write(true).open(&self.path).map_err(failed)?;
+        if self.found != Found::Missing {
+            for place in SLOT_PLACES {
+                file.write_all_at(&slot, place).and_then(|()| file.sync_data()).map_err(failed)?;
+            }
         }
         let place: Arc<[u8]> = self.path.as_os_str().as_encoded_bytes().into();
         Ok(Anchor { file, store, key, place, dirty_since: None })
@@ -205,20 +222,6 @@ impl Demand {
 /// Whether there is anything at the anchor's place, for a store that is about to be made.
 pub(super) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
-}
-
-fn content(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::metadata(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(StoreError::io("read", path, e)),
-        // Reading a pipe could wait for ever.
-        Ok(facts) if !facts.is_file() => {
-            let error = io::Error::other("it is not a regular file");
-            return Err(StoreError::io("read", path, error));
-        }
-        Ok(_) => {}
-    }
-    files::read(path)
 }
 
 /// The anchor of a running store.
@@ -262,6 +265,8 @@ impl Anchor {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const STORE: [u8; 16] = [7; 16];

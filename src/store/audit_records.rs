@@ -17,8 +17,8 @@ use super::sealing::{Facts, Opening, Unreadable, name_of};
 use super::verify::{Examined, examine};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::limits::AUDIT_PROGRESS_RECORDS;
-use crate::seal::envelope::Kind;
 use crate::seal::record::NotOpened;
+use crate::seal::envelope::{Kind, parse};
 
 struct Body {
     fault: Option<Unreadable>,
@@ -172,8 +172,11 @@ impl<'a> Records<'a> {
             }
             MetaKey::DeliveryCount(queue, seq) => {
                 let opened = self.open(&[Kind::DeliveryCount], Family::Meta, key, value);
-                if let Err(e) = opened.and_then(|_| Ok(read_delivery_count(&self.text)?)) {
-                    self.refuse_of_queue("a delivery count", queue, Some(seq), e);
+                match opened
+                    .and_then(|facts| read_delivery_count(&self.text).map(|_| facts).map_err(Into::into))
+                {
+                    Ok(facts) => self.keep(Kept::Count, &Key::delivery_count(queue, seq), facts, value),
+                    Err(e) => self.refuse_of_queue("a delivery count", queue, Some(seq), e),
                 }
             }
             MetaKey::Row(kind, id) => {
@@ -246,7 +249,10 @@ impl<'a> Records<'a> {
             let reason = "it was put back or added; accepted by --quarantine, and never delivered";
             return self.faults.add(Fault::of_entry(EXTRA, queue.0, seq.0, reason.into()));
         }
-        let (key_id, bytes) = found.map_or((0, 0), |(facts, bytes)| (facts.key_id, bytes));
+        // A record that does not open still says under which key it was sealed, and by that it is counted.
+        let key_id =
+            if self.opening.is_plain() { 0 } else { parse(value).map_or(0, |(head, ..)| head.key_id) };
+        let bytes = found.map_or(0, |(_, bytes)| bytes);
         if let Err(e) = self.sums.ledger.put(queue, seq, bytes, key_id) {
             self.faults.add(Fault::of_entry("E_METADATA_DAMAGED", queue.0, seq.0, e.to_string()));
         }

@@ -66,6 +66,21 @@ pub(super) struct Committer {
     pub(super) _lock: FolderLock,
 }
 
+/// What a commit row says that others change at any time: taken before the nonce prefix is drawn, so that a memory
+/// image that runs twice from there seals the same text twice, not two texts under one nonce.
+struct Moment {
+    wall_ms: u64,
+    body_id_next: u64,
+    row_id_next: u64,
+}
+
+impl Moment {
+    fn of(core: &Core) -> Moment {
+        let (body_id_next, row_id_next) = (core.next_body.load(Relaxed), core.next_row.load(Relaxed));
+        Moment { wall_ms: now_ms(), body_id_next, row_id_next }
+    }
+}
+
 /// What a batch cost and will give back.
 #[derive(Default)]
 struct Tally {
@@ -124,6 +139,7 @@ impl Committer {
     /// the backlog back. `clean` marks the last commit.
     pub(super) fn commit(&mut self, ops: &mut Vec<Op>, clean: bool) -> Result<(), CommitFailure> {
         let started = Instant::now();
+        let moment = Moment::of(&self.core);
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
         let payload: usize = ops.iter().map(Op::batch_bytes).sum();
@@ -147,7 +163,7 @@ impl Committer {
             self.ledger.touch_all();
         }
         if force || !batch.is_empty() || self.ledger.is_touched() {
-            self.write_counters(&mut batch, &mut tally, clean)?;
+            self.write_counters(&mut batch, &mut tally, &moment, clean)?;
             let (bytes, deletions) = (batch.size_bytes() as u64, batch.deletions);
             rocks.write(batch).map_err(|e| CommitFailure::Unknown(e.to_string()))?;
             // After the sync, before anybody is told.
@@ -176,7 +192,9 @@ impl Committer {
                 if self.ledger.delete(*queue, *seq, *bytes) {
                     batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
                     if self.ledger.uncount(*queue, *seq) {
-                        batch.delete(Family::Meta, &Key::delivery_count(*queue, *seq));
+                        let key = Key::delivery_count(*queue, *seq);
+                        self.presence.remove(Kept::Count, &key);
+                        batch.delete(Family::Meta, &key);
                     }
                     shared.iter().for_each(|body| self.settle(body, batch, tally));
                 } else if self.queue_keys.is_gone(*queue) {
@@ -271,8 +289,7 @@ impl Committer {
     ) -> Result<(), CommitFailure> {
         if self.ledger.count(record.queue, record.seq) {
             let key = Key::delivery_count(record.queue, record.seq);
-            self.sealing.seal(record, Family::Meta, &key, &mut self.value).map_err(refused)?;
-            batch.put(Family::Meta, &key, &self.value);
+            self.keep(Kept::Count, record, &key, batch)?;
             tally.records += 1;
         }
         Ok(())
@@ -361,7 +378,9 @@ impl Committer {
                 } else if let Some(seq) = purge.extra.pop() {
                     batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
                 } else if let Some((queue, seq)) = purge.counts.pop_front() {
-                    batch.delete(Family::Meta, &Key::delivery_count(queue, seq));
+                    let key = Key::delivery_count(queue, seq);
+                    self.presence.remove(Kept::Count, &key);
+                    batch.delete(Family::Meta, &key);
                 } else if let Some((id, chunk)) = purge.orphans.pop_front() {
                     batch.delete_once(Family::Bodies, &Key::body(id, chunk));
                 }
@@ -402,7 +421,7 @@ impl Committer {
         Ok(())
     }
 
-    /// Writes a row or a manifest, and takes it into the sums.
+    /// Writes a row, a manifest or a delivery count, and takes it into the sums.
     fn keep(
         &mut self,
         kept: Kept,
@@ -426,6 +445,7 @@ impl Committer {
         &mut self,
         batch: &mut Batch<'_>,
         tally: &mut Tally,
+        moment: &Moment,
         clean: bool,
     ) -> Result<(), CommitFailure> {
         self.commit_seq += 1;
@@ -439,10 +459,10 @@ impl Committer {
         }
         let row = CommitRow {
             commit_seq: self.commit_seq,
-            wall_ms: now_ms(),
-            body_id_next: self.core.next_body.load(Relaxed),
+            wall_ms: moment.wall_ms,
+            body_id_next: moment.body_id_next,
             keyring_generation: self.generation(),
-            row_id_next: self.core.next_row.load(Relaxed),
+            row_id_next: moment.row_id_next,
             clean,
             sums: Some(self.presence.sums()),
             anchor: Some(self.anchor.place()),

@@ -176,7 +176,7 @@ pub enum StoreError {
     QueueIntegrity {
         /// The data directory.
         dir: PathBuf,
-        /// Each queue; empty when manifests are missing or old, and it cannot be said whose.
+        /// Each queue; empty when manifests or counts are missing or old, and it cannot be said whose.
         faults: Vec<QueueFault>,
     },
     /// RocksDB cannot open or read its files.
@@ -335,7 +335,8 @@ struct QueueFaults<'a>(&'a [QueueFault]);
 impl std::fmt::Display for QueueFaults<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.0.is_empty() {
-            return f.write_str("manifests were removed, put back or replaced by older ones");
+            return f
+                .write_str("manifests or delivery counts were removed, put back or replaced by older ones");
         }
         for (i, fault) in self.0.iter().take(FAULTS_SHOWN_MAX).enumerate() {
             let separator = if i == 0 { "" } else { "; " };
@@ -445,7 +446,9 @@ impl StoreError {
             StoreError::QueueIntegrity { .. } => {
                 "restore the data directory from a backup, or start once with --quarantine to serve what is there"
             }
-            StoreError::DataKeyMissing { .. } => "restore the newest keyring; it holds the missing keys",
+            StoreError::DataKeyMissing { .. } => {
+                "restore the newest keyring, it holds the missing keys; or start with --quarantine to serve the rest"
+            }
             StoreError::Slot(refusal) => refusal.remedy(),
             StoreError::System { .. } => "check the limits of the process and its system call filter",
             StoreError::Stopped { .. } => "check the disk, then restart; what was confirmed is kept",

@@ -12,16 +12,37 @@ use super::error::StoreError;
 /// None of the small files comes near this; a larger one is not ours and is not read into memory.
 const SMALL_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Creates a folder that only its owner may enter; one that exists stays as it is.
+/// Creates a folder that only its owner may enter, for good; one that exists stays as it is.
 pub(super) fn create_dir(path: &Path) -> Result<(), StoreError> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|folder| *folder != Path::new("") && !folder.exists()).collect();
     let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    created.map_err(|e| StoreError::io("create", path, e))
+    created.map_err(|e| StoreError::io("create", path, e))?;
+    missing.into_iter().try_for_each(|made| sync_dir(folder_of(made)))
+}
+
+/// The folder that a file or a folder stands in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."))
+}
+
+/// Opens a file for reading. What is no regular file is refused, not waited for: a pipe could keep the start for ever.
+pub(super) fn open(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(never_wait()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
+fn never_wait() -> i32 {
+    rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
 }
 
 /// A small file's bytes; `None` when there is no such file.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let failed = |e| StoreError::io("read", path, e);
-    let file = match File::open(path) {
+    let file = match open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed(e)),
@@ -119,6 +140,7 @@ pub(super) fn lock(dir: &Path, name: &str) -> Result<Option<FolderLock>, StoreEr
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(never_wait())
         .open(&path)
         .map_err(failed)?;
     match file.try_lock() {
@@ -193,6 +215,26 @@ mod tests {
         let error = replace(dir.path(), "f", b"new", |_| Err("no".into())).unwrap_err();
         assert_eq!(error.code(), "E_STORE_IO");
         assert_eq!(read(&dir.path().join("f")).unwrap().unwrap(), b"old");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), dir.path()] {
+            assert_eq!(read(path).unwrap_err().code(), "E_STORE_IO");
+        }
+        assert_eq!(lock(dir.path(), "pipe").map(|_| ()).unwrap_err().code(), "E_STORE_IO");
+    }
+
+    #[test]
+    fn folders_are_made_with_their_parents_and_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dir(&deep).unwrap();
+        create_dir(&deep).unwrap();
+        assert_eq!(fs::metadata(deep).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

@@ -88,6 +88,11 @@ impl KeyUse {
         self.release(own.unwrap_or_else(|| self.bodies.key(id.0)));
     }
 
+    /// The keys that records were found or sealed under.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.counts.iter().map(|(id, _)| *id)
+    }
+
     /// How many records need the key.
     pub(super) fn count(&self, key: u32) -> u64 {
         let at = self.counts.binary_search_by_key(&key, |(id, _)| *id);

@@ -82,8 +82,9 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     let rocks = Arc::new(database(&terms, &mut opening, || counts(keyring.as_ref()))?);
     let restored = restore(&terms, &rocks, &mut opening, counts(keyring.as_ref()))?;
     let wall_ms = now_ms();
-    let commit_seq = restored.commit.commit_seq;
-    let mark = Mark { commit_seq, generation: generation.unwrap_or_default(), wall_ms };
+    let found = restored.commit.commit_seq;
+    let mark = Mark { commit_seq: found, generation: generation.unwrap_or_default(), wall_ms };
+    let commit_seq = demand.go_on_from(found);
     let anchor = demand.start(store, key, mark)?;
     let (sealing, data_key, queue_keys) = match &mut keyring {
         None => (Sealing::Plain, None, QueueKeys::default()),

@@ -30,6 +30,10 @@ impl Pieces {
         let in_order = chunk == self.next && !self.is_whole;
         self.next = chunk.saturating_add(1);
         match opened {
+            // A piece under another key is of a body that had this number before a crash or a restored backup.
+            Ok(facts) if in_order && chunk > 0 && facts.key_id != self.key_id => {
+                self.fault = self.fault.or(Some(Unreadable::BodySwapped));
+            }
             Ok(facts) if in_order => {
                 self.text.extend_from_slice(text);
                 (self.tag, self.key_id) = (facts.tag, facts.key_id);

@@ -6,7 +6,6 @@
 //! so behind a commit that was cut short nothing begins: if something does, the commit before it was damaged later.
 //! Whether a log that was cut short lacks anything that was promised cannot be seen here; the anchor tells.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -292,7 +291,7 @@ impl Findings {
         let failed = |e| StoreError::io("read", path, e);
         let corrupt =
             |offset, reason| StoreError::LogCorrupt { code, path: path.to_path_buf(), offset, reason };
-        let file = match File::open(path) {
+        let file = match files::open(path) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 return fault(corrupt(0, "it is missing, and CURRENT names it")).map(|()| false);
             }

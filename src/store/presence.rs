@@ -1,4 +1,4 @@
-//! Which rows and manifests there are, as two keyed sums that the commit row carries. A record by itself proves only
+//! Which rows, manifests and delivery counts there are, as two keyed sums that the commit row carries. A record by itself proves only
 //! that it once was at its place; with the sums, one that is gone, was put back, or is an older version of itself
 //! does not pass for the state of the last commit.
 
@@ -8,7 +8,7 @@ use super::layout::Key;
 use crate::seal::multiset::Multiset;
 use crate::seal::xaes::Tag;
 
-/// The sums of all rows and of all manifests, modulo 2^128.
+/// The sums of all rows, and of all manifests and delivery counts, modulo 2^128.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     pub(super) rows: u128,
@@ -20,6 +20,8 @@ pub(super) struct Sums {
 pub(super) enum Kept {
     Row,
     Manifest,
+    /// How often an entry came back, or that it is a dead letter: to forget that would deliver it once more.
+    Count,
 }
 
 /// The records as they are now, each by its tag, which is another one each time that it is written.
@@ -58,7 +60,7 @@ impl Presence {
     fn sum(&mut self, kept: Kept) -> &mut u128 {
         match kept {
             Kept::Row => &mut self.sums.rows,
-            Kept::Manifest => &mut self.sums.manifests,
+            Kept::Manifest | Kept::Count => &mut self.sums.manifests,
         }
     }
 }
@@ -66,7 +68,7 @@ impl Presence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::id::{QueueId, RowId};
+    use crate::broker::id::{QueueId, RowId, Seq};
     use crate::store::layout::RowKind;
     use proptest::prelude::*;
 
@@ -74,30 +76,31 @@ mod tests {
         match kept {
             Kept::Row => Key::row(RowKind::Queue, RowId(number)),
             Kept::Manifest => Key::manifest(QueueId(number)),
+            Kept::Count => Key::delivery_count(QueueId(number), Seq(number)),
         }
     }
 
     proptest! {
         #[test]
         fn the_sums_depend_on_what_is_there_and_on_nothing_else(
-            steps in proptest::collection::vec((any::<bool>(), any::<bool>(), 0..6u64, 0..4u8), 0..60),
+            steps in proptest::collection::vec((any::<bool>(), 0..3usize, 0..6u64, 0..4u8), 0..60),
         ) {
             let mut presence = Presence::new(Multiset::public());
             let mut model = std::collections::BTreeMap::new();
-            for (put, row, number, version) in steps {
-                let kept = if row { Kept::Row } else { Kept::Manifest };
-                let tag = [version + 4 * number as u8 + 24 * u8::from(row); 16];
+            const KEPT: [Kept; 3] = [Kept::Row, Kept::Manifest, Kept::Count];
+            for (put, kind, number, version) in steps {
+                let kept = KEPT[kind];
+                let tag = [version + 4 * number as u8 + 24 * kind as u8; 16];
                 if put {
                     presence.put(kept, &key(number, kept), tag);
-                    model.insert((row, number), tag);
+                    model.insert((kind, number), tag);
                 } else {
                     presence.remove(kept, &key(number, kept));
-                    model.remove(&(row, number));
+                    model.remove(&(kind, number));
                 }
                 let mut anew = Presence::new(Multiset::public());
-                for ((row, number), tag) in &model {
-                    let kept = if *row { Kept::Row } else { Kept::Manifest };
-                    anew.put(kept, &key(*number, kept), *tag);
+                for ((kind, number), tag) in &model {
+                    anew.put(KEPT[*kind], &key(*number, KEPT[*kind]), *tag);
                 }
                 prop_assert_eq!(presence.sums(), anew.sums());
             }

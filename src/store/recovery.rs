@@ -227,7 +227,11 @@ pub(super) fn restore(
     scan.progress.end();
     if scan.missing_keys > 0 {
         let (dir, count, key_id) = (terms.dir.to_path_buf(), scan.missing_keys, scan.missing_key);
-        return Err(StoreError::DataKeyMissing { dir, count, key_id });
+        let error = StoreError::DataKeyMissing { dir, count, key_id };
+        if !terms.quarantine {
+            return Err(error);
+        }
+        tracing::error!(code = error.code(), "accepted by --quarantine: {error}");
     }
     scan.finish(rocks, commit)
 }
@@ -261,8 +265,10 @@ impl Scan<'_> {
             MetaKey::DeliveryCount(queue, seq) => {
                 let kinds = &[Kind::DeliveryCount];
                 let opened = self.opening.open(kinds, Family::Meta, key, value, &mut self.text);
-                let read = opened.and_then(|_| Ok(read_delivery_count(&self.text)?));
-                let (_, died) = read.map_err(|e| self.refuse(&format!("a count of queue {}", queue.0), e))?;
+                let read = opened.and_then(|facts| Ok((facts, read_delivery_count(&self.text)?)));
+                let (facts, (_, died)) =
+                    read.map_err(|e| self.refuse(&format!("a count of queue {}", queue.0), e))?;
+                self.keep(Kept::Count, &Key::delivery_count(queue, seq), facts, value);
                 self.delivered.insert((queue, seq), died);
                 Ok(())
             }

@@ -51,12 +51,11 @@ pub(super) fn examine(
     for (queue, manifest) in manifests {
         let found = ledger.manifest(*queue);
         let sums_agree = found.multiset == manifest.multiset
-            || (commit.sums.is_none() && !ledger.is_keyed() && manifest.multiset == 0);
+            || (commit.sums.is_none() && manifest.multiset == sum_of_an_older_version(ledger, *queue));
         if found.live_count == manifest.live_count && sums_agree && found.head >= manifest.head {
             continue;
         }
-        let seqs: Vec<Seq> = ledger.live(*queue).collect();
-        let (fault, extras) = compare(manifest, &seqs, |seq| ledger.term(*queue, seq));
+        let (fault, extras) = compare(manifest, ledger);
         examined.faults.push(fault);
         examined.extras.extend(extras.into_iter().map(|seq| (*queue, seq)));
     }
@@ -68,31 +67,50 @@ pub(super) fn examine(
     Ok(examined)
 }
 
-/// Says what it can about a queue that does not fit its manifest: `found` is in order.
-fn compare(manifest: &Manifest, found: &[Seq], term: impl Fn(Seq) -> u128) -> (QueueFault, Vec<Seq>) {
-    let belongs = |seq: Seq| manifest.head <= seq && seq < manifest.next_seq;
-    let mut extras: Vec<Seq> = found.iter().copied().filter(|seq| !belongs(*seq)).collect();
-    let inside = || found.iter().copied().filter(|seq| belongs(*seq));
-    let count = inside().count() as u64;
-    let sum = inside().fold(0u128, |sum, seq| sum.wrapping_add(term(seq)));
+/// Without the entries' keys in it; in a plain store it was not kept at all.
+fn sum_of_an_older_version(ledger: &Ledger, queue: QueueId) -> u128 {
+    if !ledger.is_keyed() {
+        return 0;
+    }
+    ledger.live(queue).fold(0, |sum, seq| sum.wrapping_add(ledger.term(queue, seq, 0)))
+}
+
+/// Says what it can about a queue that does not fit its manifest.
+fn compare(manifest: &Manifest, ledger: &Ledger) -> (QueueFault, Vec<Seq>) {
+    let queue = manifest.queue;
+    let term = |seq: Seq| ledger.term(queue, seq, ledger.key_of(queue, seq));
+    let belongs = |seq: &Seq| manifest.head <= *seq && *seq < manifest.next_seq;
+    let (found, mut extras): (Vec<Seq>, Vec<Seq>) = ledger.live(queue).partition(belongs);
+    let (count, sum) =
+        (found.len() as u64, found.iter().fold(0u128, |sum, seq| sum.wrapping_add(term(*seq))));
     let (more, less) = (sum.wrapping_sub(manifest.multiset), manifest.multiset.wrapping_sub(sum));
     let mut fault = QueueFault {
-        queue: manifest.queue,
+        queue,
         missing: manifest.live_count.saturating_sub(count),
         extra: extras.len() as u64 + count.saturating_sub(manifest.live_count),
         gone: None,
     };
+    let tries = usize::try_from(MISSING_PLACES_TRIED_MAX).unwrap_or(usize::MAX);
     if count == manifest.live_count && more != 0 {
-        // One was exchanged for another, at least.
+        // One was exchanged for another, at least; maybe for what stood at the same place under another key.
         (fault.missing, fault.extra) = (fault.missing + 1, fault.extra + 1);
+        let exchanged = |seq: &Seq, key| ledger.term(queue, *seq, key).wrapping_sub(term(*seq)) == less;
+        let mut tried =
+            ledger.key_use.ids().flat_map(|key| found.iter().map(move |seq| (*seq, key))).take(tries);
+        fault.gone = tried.find(|(seq, key)| exchanged(seq, *key)).map(|(seq, _)| seq);
+        extras.extend(fault.gone);
     }
     if count == manifest.live_count + 1 {
-        extras.extend(inside().find(|seq| term(*seq) == more));
+        extras.extend(found.iter().find(|seq| term(**seq) == more));
     }
     if count + 1 == manifest.live_count {
-        let places = (manifest.head.0..manifest.next_seq.0).map(Seq);
-        let mut places = places.take(usize::try_from(MISSING_PLACES_TRIED_MAX).unwrap_or(usize::MAX));
-        fault.gone = places.find(|seq| term(*seq) == less && found.binary_search(seq).is_err());
+        let places = || (manifest.head.0..manifest.next_seq.0).map(Seq);
+        let keys = ledger.key_use.ids().chain((!ledger.is_keyed()).then_some(0));
+        let mut tried = keys.flat_map(|key| places().map(move |seq| (seq, key))).take(tries);
+        let missed = |(seq, key): &(Seq, u32)| {
+            ledger.term(queue, *seq, *key) == less && found.binary_search(seq).is_err()
+        };
+        fault.gone = tried.find(missed).map(|(seq, _)| seq);
     }
     (fault, extras)
 }
@@ -123,7 +141,7 @@ mod tests {
             head: Seq(seqs.first().copied().unwrap_or(next_seq)),
             next_seq: Seq(next_seq),
             live_count: seqs.len() as u64,
-            multiset: seqs.iter().fold(0, |sum, seq| sum.wrapping_add(multiset.term(QUEUE.0, *seq))),
+            multiset: seqs.iter().fold(0, |sum, seq| sum.wrapping_add(multiset.term(QUEUE.0, *seq, 1))),
             ..Manifest::default()
         }
     }

@@ -319,7 +319,7 @@ fn manifests_hold_the_count_and_the_keyed_sum_of_what_is_there() {
     opener.open(kinds, Family::Meta.place(key.as_bytes()), &value, &mut text).unwrap();
     let manifest = super::super::record::read_manifest(&text).unwrap();
     let multiset = crate::seal::multiset::Multiset::new(&file.ring().root.multiset());
-    let sum = (21..=50).fold(0u128, |sum, seq| sum.wrapping_add(multiset.term(1, seq)));
+    let sum = (21..=50).fold(0u128, |sum, seq| sum.wrapping_add(multiset.term(1, seq, 2)));
     assert_eq!((manifest.live_count, manifest.multiset, manifest.head), (30, sum, Seq(21)));
 }
 

@@ -9,7 +9,6 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 
-const ROUNDS: u64 = 12;
 const DIR: &str = "SEALMQ_TEST_CRASH_DIR";
 
 /// The message that belongs at a place; every ninth is large and stands apart.
@@ -120,7 +119,7 @@ impl Model {
 fn nothing_durable_is_lost_and_nothing_deleted_comes_back_after_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let (mut model, mut heard_in_all) = (Model::default(), 0);
-    for round in 0..ROUNDS {
+    for round in 0..nightly(12, 200) {
         let mut child = start(dir.path());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // Killed after some number of reports; the pipe still holds what came after.

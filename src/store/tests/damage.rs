@@ -1,7 +1,7 @@
 //! Damage, loss and manipulation of every file of a store. The oracle is always the same: refused with a code, or
 //! everything that was confirmed is there, or what is not there is in quarantine; never silence, and never a hang.
 //!
-//! `SEALMQ_DAMAGE_SAMPLES` says how many places of each file are tried (nightly: some hundreds).
+//! `SEALMQ_DAMAGE_SAMPLES` says how many places of each file are tried; a few unless told, 300 with `SEALMQ_NIGHTLY=1`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -21,7 +21,8 @@ const SAMPLES: &str = "SEALMQ_DAMAGE_SAMPLES";
 const HANG: &str = "SEALMQ_TEST_HANG_DIR";
 
 fn samples(default: usize) -> usize {
-    std::env::var(SAMPLES).ok().and_then(|count| count.parse().ok()).unwrap_or(default)
+    let told = std::env::var(SAMPLES).ok().and_then(|count| count.parse().ok());
+    told.unwrap_or_else(|| nightly(default as u64, 300) as usize)
 }
 
 /// What was found, and what of it can be read.
@@ -79,7 +80,7 @@ pub(super) fn options(dir: &Path) -> OpenOptions {
     OpenOptions::new(dir, Mode::Sealed, Some(kek().into()))
 }
 
-fn code_of(options: OpenOptions) -> &'static str {
+pub(super) fn code_of(options: OpenOptions) -> &'static str {
     try_options(options).map_or_else(|e| e.code(), |_| "")
 }
 
@@ -304,24 +305,24 @@ fn a_database_that_makes_rocksdb_hang_is_refused_and_the_watchdog_ends_it_otherw
 
 // ---- presence: records that are gone, back, or old
 
-fn values(dir: &Path, keys: &[(Family, Key)]) -> Vec<Option<Vec<u8>>> {
+pub(super) fn values(dir: &Path, keys: &[(Family, Key)]) -> Vec<Option<Vec<u8>>> {
     let rocks = Rocks::open(&dir.join("db"), Tail::Whole).unwrap();
     keys.iter().map(|(family, key)| rocks.value(*family, key).unwrap()).collect()
 }
 
-fn put_values(dir: &Path, keys: &[(Family, Key)], values: Vec<Option<Vec<u8>>>) {
+pub(super) fn put_values(dir: &Path, keys: &[(Family, Key)], values: Vec<Option<Vec<u8>>>) {
     tamper(dir, |_, put| keys.iter().zip(values).for_each(|((family, key), value)| put(*family, key, value)));
 }
 
-fn entry(seq: u64) -> (Family, Key) {
+pub(super) fn entry(seq: u64) -> (Family, Key) {
     (Family::Entries, Key::entry(QUEUE, Seq(seq)))
 }
 
-fn in_quarantine(dir: &Path) -> OpenOptions {
+pub(super) fn in_quarantine(dir: &Path) -> OpenOptions {
     OpenOptions { quarantine: true, ..options(dir) }
 }
 
-fn quarantined(recovered: &Recovered) -> Vec<(u64, &'static str)> {
+pub(super) fn quarantined(recovered: &Recovered) -> Vec<(u64, &'static str)> {
     recovered.quarantined.iter().map(|entry| (entry.seq.0, entry.code)).collect()
 }
 
@@ -513,7 +514,7 @@ fn a_put_that_came_after_its_queue_was_dropped_is_no_fault_at_any_moment() {
 // ---- the anchor
 
 /// The commit row of a closed store.
-fn read_row_of(dir: &Path) -> CommitRow {
+pub(super) fn read_row_of(dir: &Path) -> CommitRow {
     let keyring = super::super::keyring_file::KeyringFile::open(dir, &kek().into()).unwrap();
     let mut opening = Opening::Sealed(Box::new(Opener::new(keyring.keys(), keyring.ring().store)));
     let value = values(dir, &[(Family::Meta, Key::commit())]).remove(0).unwrap();
@@ -522,7 +523,7 @@ fn read_row_of(dir: &Path) -> CommitRow {
     read_commit(&text).unwrap()
 }
 
-fn anchored(dir: &Path, anchor: &Path) -> OpenOptions {
+pub(super) fn anchored(dir: &Path, anchor: &Path) -> OpenOptions {
     OpenOptions { anchor: Some(anchor.to_path_buf()), ..options(dir) }
 }
 

@@ -294,7 +294,6 @@ fn a_store_that_cannot_write_its_keyring_says_so_and_serves_on() {
 // ---- kill -9 inside the keyring's writes
 
 const DIR: &str = "SEALMQ_TEST_KEYS_DIR";
-const ROUNDS: u64 = 12;
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
@@ -345,7 +344,7 @@ fn every_reopen_finds_the_keys_that_were_promised_after_kill_9_inside_keyring_wr
         (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
     let (mut durable, mut gone) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
     let mut heard_in_all = 0;
-    for round in 0..ROUNDS {
+    for round in 0..nightly(12, 200) {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::tests::keys::child", "--ignored", "--nocapture", "--quiet"])
             .env(DIR, dir.path())

@@ -14,6 +14,7 @@ mod memory;
 mod padding;
 mod paging;
 mod shred;
+mod replay;
 
 use std::fs;
 use std::path::Path;
@@ -28,6 +29,11 @@ use crate::broker::queue::Run;
 use crate::seal::Kek;
 
 pub(super) const QUEUE: QueueId = QueueId(1);
+
+/// How much is tried: little, or with `SEALMQ_NIGHTLY` in the environment much.
+pub(super) fn nightly(usual: u64, nightly: u64) -> u64 {
+    if std::env::var_os("SEALMQ_NIGHTLY").is_some() { nightly } else { usual }
+}
 
 pub(super) fn kek() -> Kek {
     Kek::take(&mut std::array::from_fn(|i| i as u8))
