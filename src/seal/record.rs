@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::context::{Aad, Place};
 use super::envelope::{HEADER_BYTES, Header, Kind, Malformed, parse};
 use super::key::{Dek, RootKey};
-use super::nonce::{NoRandomness, gcm_nonce, next_counter, random};
+use super::nonce::{Counters, NoRandomness, gcm_nonce, random};
 use super::xaes::{Forged, PREFIX_BYTES, SubKey, Tag, TooLong, Xaes};
 
 /// A data key (or K_meta) ready for use, with the id by which records name it.
@@ -36,6 +36,7 @@ pub struct Sealer {
     key: Arc<Key>,
     store: [u8; 16],
     prefix: [u8; PREFIX_BYTES],
+    counters: Counters,
     sub_key: SubKey,
 }
 
@@ -47,7 +48,7 @@ impl Sealer {
     pub fn new(key: Arc<Key>, store: [u8; 16]) -> Result<Sealer, NoRandomness> {
         let prefix = random()?;
         let sub_key = key.xaes.derive(&prefix);
-        Ok(Sealer { key, store, prefix, sub_key })
+        Ok(Sealer { key, store, prefix, counters: Counters::new(), sub_key })
     }
 
     /// Draws a fresh prefix; to be called before each commit.
@@ -56,6 +57,7 @@ impl Sealer {
     /// When the kernel gives no random bytes; the sealer must not be used then.
     pub fn renew(&mut self) -> Result<(), NoRandomness> {
         self.prefix = random()?;
+        self.counters = Counters::new();
         self.sub_key = self.key.xaes.derive(&self.prefix);
         Ok(())
     }
@@ -76,7 +78,7 @@ impl Sealer {
         place: Place<'_>,
         record: &mut Vec<u8>,
     ) -> Result<Tag, TooLong> {
-        let counter = next_counter();
+        let counter = self.counters.next();
         let header = Header { kind, flags, key_id: self.key.id, prefix: self.prefix, counter };
         let aad = Aad::new(&self.store, &header.fixed(), place);
         let (head, text) = record.split_first_chunk_mut::<HEADER_BYTES>().ok_or(TooLong)?;
@@ -228,6 +230,48 @@ mod tests {
         ];
         for (store, place) in moved {
             assert_eq!(open(store, place, &record), Err(NotOpened::Forged), "{place:?}");
+        }
+    }
+
+    /// The opener takes any kind and has both keys, so that nothing but the associated data is left to tell.
+    #[test]
+    fn each_field_of_the_associated_data_is_bound_in_records_of_every_kind() {
+        use Kind::*;
+        const KINDS: [Kind; 9] =
+            [Body, BodyChunk, Entry, Manifest, Commit, Topology, User, Refcount, DeliveryCount];
+        let opens = |store: [u8; 16], place: Place<'_>, record: &[u8]| {
+            let mut opener = Opener::new(vec![key(8, 2), key(7, 1)], store);
+            opener.open(&KINDS, place, record, &mut Vec::new()).map(|opened| opened.header.kind)
+        };
+        for kind in KINDS {
+            let mut record = vec![0; HEADER_BYTES + 20];
+            Sealer::new(key(7, 1), STORE).unwrap().seal(kind, 1, PLACE, &mut record).unwrap();
+            assert_eq!(opens(STORE, PLACE, &record), Ok(kind));
+            let with = |at: usize, byte: u8| {
+                let mut changed = record.clone();
+                changed[at] = byte;
+                opens(STORE, PLACE, &changed)
+            };
+            for other in KINDS.into_iter().filter(|other| *other != kind) {
+                assert_eq!(with(1, other as u8), Err(NotOpened::Forged), "{kind:?} as {other:?}");
+            }
+            for flags in [0, 2, 3] {
+                assert_eq!(with(2, flags), Err(NotOpened::Forged), "{kind:?}, flags {flags}");
+            }
+            assert_eq!(with(7, 8), Err(NotOpened::Forged), "{kind:?}, key");
+            assert!(with(0, 2).is_err() && with(3, 2).is_err(), "{kind:?}, version and suite");
+            assert!((8..28).all(|at| with(at, !record[at]) == Err(NotOpened::Forged)), "{kind:?}, nonce");
+            let places: [&[u8]; 4] = [&[2; 16], &[1; 15], &[1; 17], &[]];
+            for place in
+                places.map(|key| Place { key, ..PLACE }).into_iter().chain([Place { family: b'd', ..PLACE }])
+            {
+                assert_eq!(opens(STORE, place, &record), Err(NotOpened::Forged), "{kind:?}, {place:?}");
+            }
+            for at in 0..16 {
+                let mut store = STORE;
+                store[at] ^= 1;
+                assert_eq!(opens(store, PLACE, &record), Err(NotOpened::Forged), "{kind:?}, store");
+            }
         }
     }
 

@@ -191,8 +191,9 @@ mod tests {
         assert!(!opens(&Xaes::new(&Secret::take(&mut [8; 32])), &nonce, &aad, &text, &tag));
     }
 
-    /// Test cases 13 to 16 of the GCM submission to NIST (the AES-256 ones): key, nonce, aad, text, sealed.
-    const GCM: [[&str; 5]; 4] = [
+    /// Test cases 13 to 16 of the GCM submission to NIST (the AES-256 ones), then the first of four groups of NIST's
+    /// CAVP (gcmEncryptExtIV256, 96-bit IV, 128-bit tag): key, nonce, aad, text, sealed.
+    const GCM: [[&str; 5]; 8] = [
         [
             "0000000000000000000000000000000000000000000000000000000000000000",
             "000000000000000000000000",
@@ -220,6 +221,34 @@ mod tests {
             "feedfacedeadbeeffeedfacedeadbeefabaddad2",
             "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39",
             "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f66276fc6ece0f4e1768cddf8853bb2d551b",
+        ],
+        [
+            "b52c505a37d78eda5dd34f20c22540ea1b58963cf8e5bf8ffa85f9f2492505b4",
+            "516c33929df5a3284ff463d7",
+            "",
+            "",
+            "bdc1ac884d332457a1d2664f168c76f0",
+        ],
+        [
+            "69b458f2644af9020463b40ee503cdf083d693815e2659051ae0d039e606a970",
+            "8d1da8ab5f91ccd09205944b",
+            "036ad5e5494ef817a8af2f5828784a4bfedd1653",
+            "f3e0e09224256bf21a83a5de8d",
+            "c0a62d77e6031bfdc6b13ae217a794a9aaee48cd92e47761bf1baff0af",
+        ],
+        [
+            "1fded32d5999de4a76e0f8082108823aef60417e1896cf4218a2fa90f632ec8a",
+            "1f3afa4711e9474f32e70462",
+            "",
+            "06b2c75853df9aeb17befd33cea81c630b0fc53667ff45199c629c8e15dce41e530aa792f796b8138eeab2e86c7b7bee1d40b0",
+            "91fbd061ddc5a7fcc9513fcdfdc9c3a7c5d4d64cedf6a9c24ab8a77c36eefbf1c5dc00bc50121b96456c8cd8b6ff1f8b3e480f30096d340f3d5c42d82a6f475def23eb",
+        ],
+        [
+            "463b412911767d57a0b33969e674ffe7845d313b88c6fe312f3d724be68e1fca",
+            "611ce6f9a6880750de7da6cb",
+            "0a682fbc6192e1b47a5e0868787ffdafe5a50cead3575849990cdd2ea9b3597749403efb4a56684f0c6bde352d4aeec5",
+            "e7d1dcf668e2876861940e012fe52a98dacbd78ab63c08842cc9801ea581682ad54af0c34d0d7f6f59e8ee0bf4900e0fd85042",
+            "8886e196010cb3849d9c1a182abe1eeab0a5f3ca423c3669a4a8703c0f146e8e956fb122e0d721b869d2b6fcd4216d7d4d37582469cecd70fd98fec9264f71df1aee9a",
         ],
     ];
 
