@@ -1,0 +1,78 @@
+"""No two texts under one key and nonce: AES-GCM would give away both, and how to forge more."""
+
+import shutil
+import time
+
+import pytest
+from disk import FORK, SYNC, Disk, build
+from files import BLOCK_BYTES
+from nonces import assert_no_nonce_has_two_texts, of_store, sealed
+from test_faults import KIB, Publisher, load
+from test_restart import fill
+
+
+def new_nonces(broker, before):
+    return [record for record in of_store(broker.data) if record.value not in before]
+
+
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_two_brokers_from_one_directory_never_share_a_nonce(native, how):
+    """A copied volume, or a backup that is started beside its original: same root key, same data keys, same counts."""
+    brokers = [native(start=False), native(start=False)]
+    first, second = brokers
+    first.start()
+    fill(first, [b"x" * 100] * 20)
+    first.stop() if how == "closed" else first.kill()
+    shutil.copytree(first.data, second.data)
+    shutil.copy(first.folder / "secrets" / "at_rest_kek", first.folder / "kek")
+    (second.folder / "secrets" / "at_rest_kek").unlink()
+    shutil.copy(first.folder / "kek", second.folder / "secrets" / "at_rest_kek")
+    before = {record.value for record in of_store(first.data)}
+    for broker in brokers:
+        broker.start()
+    workers = [worker for broker in brokers for worker in load(broker, [100, 100 * KIB])]
+    for broker in brokers:
+        broker.kill()
+    for worker in workers:
+        worker.join(30)
+    after = [new_nonces(broker, before) for broker in brokers]
+    for records in after:
+        # The key of topology and commit rows is the same for ever; the other is new at each start.
+        assert {0} < {record.key_id for record in records} and len(records) > 100
+    assert assert_no_nonce_has_two_texts([*after[0], *after[1]]) == len(after[0]) + len(after[1])
+    # The prefixes alone would do.
+    prefixes = [{record.prefix for record in records} for records in after]
+    assert not prefixes[0] & prefixes[1]
+
+
+def test_a_process_image_that_runs_twice_never_shares_a_nonce(native, tmp_path_factory, monkeypatch):
+    """As a virtual machine's memory that is restored twice. The process is forked in the sync of a commit; both seal the
+    next ones, from the same state, and what the other one writes goes to a file."""
+    broker = native(start=False)
+    disk = Disk(broker, build(tmp_path_factory.mktemp("faulty-disk")))
+    broker.start()
+    spill = broker.folder / "spill"
+    # More than one commit takes, so that there is something left for the other one to seal.
+    monkeypatch.setattr(Publisher, "WINDOW", 500)
+    workers = load(broker, [100, 100, 100])
+    found = []
+    for _ in range(10):
+        disk.arm(FORK, SYNC, ".log", times=1, spill=spill)
+        until = time.monotonic() + 3
+        while not disk.failed() or not spill.exists() or spill.stat().st_size < 1000:
+            # A lock that another thread held when it was forked stops the other one; then it is tried again.
+            if time.monotonic() > until:
+                break
+            time.sleep(0.05)
+        content = spill.read_bytes() if spill.exists() else b""
+        at = int.from_bytes(content[:8], "little") % BLOCK_BYTES
+        found = sealed(bytes(at) + content[8:], at)
+        if len(found) > 3:
+            break
+    broker.kill()
+    for worker in workers:
+        worker.join(30)
+    records = of_store(broker.data)
+    assert len(found) > 3 and len(records) > 100
+    assert_no_nonce_has_two_texts([*records, *found])
+    assert not {record.prefix for record in records} & {record.prefix for record in found}
