@@ -1,7 +1,8 @@
 """kill -9 at random moments: what the broker confirmed is there, what it committed as acknowledged is gone.
 
     SEED=word              repeats a run's choices (its threads still race), printed at the start of each run
-    SEALMQ_KILL_ROUNDS=n   rounds of load, kill, restart and judgement; 30 unless told, 1 to 2 seconds each
+    SEALMQ_KILL_ROUNDS=n   rounds of load, kill, restart and judgement; 30 unless told (300 with
+                           SEALMQ_NIGHTLY=1), 1 to 2 seconds each
 """
 
 import os
@@ -12,7 +13,7 @@ import pika
 from model import Model
 from workers import DATA_QUEUES, FAN, Consumer, Declarer, Publisher, Trigger
 
-ROUNDS = int(os.environ.get("SEALMQ_KILL_ROUNDS", "30"))
+ROUNDS = int(os.environ.get("SEALMQ_KILL_ROUNDS") or ("300" if os.environ.get("SEALMQ_NIGHTLY") else "30"))
 # What the judge leaves in a queue for the next round.
 KEPT_MAX = 60
 LOAD_SECONDS_MAX = 1.5

@@ -5,7 +5,8 @@ What is confirmed is never in neither of the queues between which it moves; it m
 given at least once. The clocks of times to live go on while the broker is down.
 
     SEED=word              repeats a run's choices (its threads still race), printed at the start of each run
-    SEALMQ_KILL_ROUNDS=n   rounds of load, kill, restart and judgement; 10 unless told, 2 to 4 seconds each
+    SEALMQ_KILL_ROUNDS=n   rounds of load, kill, restart and judgement; 10 unless told (100 with
+                           SEALMQ_NIGHTLY=1), 2 to 4 seconds each
 """
 
 import itertools
@@ -17,7 +18,7 @@ import pika
 from rule_workers import LANES, QUEUES, Book, Committer, Giver, Settler, declare_all
 from workers import Trigger
 
-ROUNDS = int(os.environ.get("SEALMQ_KILL_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("SEALMQ_KILL_ROUNDS") or ("100" if os.environ.get("SEALMQ_NIGHTLY") else "10"))
 LOAD_SECONDS_MAX = 1.2
 STARTUP_SECONDS = 0.3
 # How long a message may be between two queues.
