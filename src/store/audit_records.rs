@@ -17,8 +17,8 @@ use super::sealing::{Facts, Opening, Unreadable, name_of};
 use super::verify::{Examined, examine};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::limits::AUDIT_PROGRESS_RECORDS;
-use crate::seal::record::NotOpened;
 use crate::seal::envelope::{Kind, parse};
+use crate::seal::record::NotOpened;
 
 struct Body {
     fault: Option<Unreadable>,

@@ -13,8 +13,8 @@ mod leaks;
 mod memory;
 mod padding;
 mod paging;
-mod shred;
 mod replay;
+mod shred;
 
 use std::fs;
 use std::path::Path;

@@ -149,7 +149,7 @@ fn messages_whose_data_key_is_lost_are_quarantined_on_demand_and_the_others_serv
         store.close().unwrap();
     }
     let mut file = super::super::keyring_file::KeyringFile::open(dir.path(), &kek().into()).unwrap();
-    file.next_data_key(1, |id| id != 2).unwrap();
+    file.next_data_key(1, |entry| entry.key_id != 2).unwrap();
     drop(file);
     assert_eq!(code_of(options(dir.path())), "E_DEK_MISSING");
     for _ in 0..2 {
