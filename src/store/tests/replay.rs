@@ -3,7 +3,7 @@
 //! be able to put them in.
 
 use super::damage::{anchored, code_of, copy_of, entry, in_quarantine, options, put_values, quarantined};
-use super::damage::{read_row_of, try_options, values};
+use super::damage::{read_row_of, seqs, try_options, values};
 use super::*;
 use crate::broker::id::BodyId;
 use crate::broker::letters::Died;
@@ -104,7 +104,7 @@ fn a_delivery_count_or_a_dead_letters_mark_that_is_gone_back_or_old_is_refused()
                 "{what}: what was accepted is the state from then on"
             );
         }
-        let after = session(&|appender| appender.delete(QUEUE, Seq(2), None, Position(0)));
+        let after = session(&|appender| appender.delete(QUEUE, Seq(2), 0, None, Position(0)));
         assert_eq!((after, code_of(options(dir.path()))), (None, ""), "it goes with its entry");
         put_values(dir.path(), &count, vec![second]);
         assert_eq!(code_of(options(dir.path())), "E_QUEUE_INTEGRITY", "back without its entry");
