@@ -69,6 +69,11 @@ impl KeyUse {
         self.add(key);
     }
 
+    /// Whether a key is a queue's own.
+    pub(super) fn is_own(&self, key: u32) -> bool {
+        self.own.contains_key(&key)
+    }
+
     /// A key is a queue's own; `seals` says whether its new records are under it.
     pub(super) fn own(&mut self, key: u32, seals: bool) {
         self.own.insert(key, seals);

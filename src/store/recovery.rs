@@ -152,6 +152,8 @@ struct Going {
     seqs: LiveSet,
     /// Of a dropped queue those that are no part of it.
     extra: Vec<Seq>,
+    /// Some may name bodies that others hold as well.
+    reads: bool,
 }
 
 /// Whether the database is as new as the keyring and the anchor say; gives its commit row.
@@ -291,7 +293,7 @@ impl Scan<'_> {
 
     fn manifest(&mut self, queue: QueueId, manifest: Manifest) {
         if manifest.dropping {
-            self.dropping.insert(queue, Going { seqs: LiveSet::default(), extra: manifest.extra });
+            self.dropping.insert(queue, Going { extra: manifest.extra, ..Going::default() });
         } else {
             self.counts.ledger.recovered(&manifest);
             self.manifests.insert(queue, manifest);
@@ -369,11 +371,17 @@ impl Scan<'_> {
         self.progress.step();
         let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
         let key_id = self.note_key(value, opened.err())?;
+        let is_shredded = self.counts.ledger.key_use.is_own(key_id);
         if let Some(going) = self.going(queue, seq) {
             // What an entry names that is no part of the queue is not its own.
             let is_extra = going.extra.contains(&seq);
             if !is_extra {
                 going.seqs.insert(seq);
+                going.reads |= !is_shredded;
+            }
+            // A body under a queue's own key is nobody else's: cleared away as one that no entry names, and unread,
+            // for its key goes now.
+            if !is_extra && !is_shredded {
                 self.hold_body(opened);
             }
             // It may still be there when the run is read.

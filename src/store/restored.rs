@@ -34,7 +34,9 @@ impl Restored {
         let Some(queue) = queue_of(entry) else {
             return self.keep_all_keys || self.used_keys.contains(&entry.key_id);
         };
-        (self.queue_rows.contains(&queue.0) && (seals(entry) || self.keep_all_keys))
-            || self.counts.ledger.key_use.count(entry.key_id) > 0
+        let is_there =
+            self.queue_rows.contains(&queue.0) || self.counts.ledger.manifest(queue).live_count > 0;
+        let is_used = || self.keep_all_keys || self.counts.ledger.key_use.count(entry.key_id) > 0;
+        is_there && (seals(entry) || is_used())
     }
 }

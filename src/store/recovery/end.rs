@@ -150,6 +150,6 @@ impl Scan<'_> {
 }
 
 fn purge(queue: QueueId, going: Going, mark: Key) -> Purge {
-    let Going { seqs, extra } = going;
-    Purge { queue, seqs, extra, reads: true, mark: Some(mark), ..Purge::default() }
+    let Going { seqs, extra, reads } = going;
+    Purge { queue, seqs, extra, reads, mark: Some(mark), ..Purge::default() }
 }

@@ -177,6 +177,33 @@ fn a_crash_between_the_deletion_and_the_destruction_is_made_good_by_the_next_sta
     assert!(keys_on_disk(dir.path(), QUEUE).is_empty());
 }
 
+/// A body that stood apart counted as a record that needs the key, so the next start kept the key of a queue that it
+/// did not know any more, and nobody destroyed it later.
+#[test]
+fn the_start_after_a_crash_destroys_the_key_of_a_deleted_queue_whose_bodies_stand_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    declare(&store, QUEUE);
+    let many = 2 * crate::limits::PURGE_KEYS_MAX as u64;
+    let place = put_range(&store, QUEUE, 1..=many);
+    wait(&store, place);
+    let large = "large".repeat(2000);
+    let bodies: Vec<_> = (many + 1..=many + 3).filter_map(|seq| put(&store, QUEUE, seq, &large)).collect();
+    assert_eq!(bodies.len(), 3);
+    fs::create_dir_all(dir.path().join("keyring.tmp/in the way")).unwrap();
+    delete_queue(&store, QUEUE);
+    let image = crash_image(dir.path());
+    fs::remove_dir_all(image.path().join("keyring.tmp")).unwrap();
+    let (opened, recovered) = open(image.path());
+    assert_eq!((keys_on_disk(image.path(), QUEUE), recovered.quarantined.len()), (vec![], 0));
+    for _ in 0..5 {
+        opened.probe().unwrap();
+    }
+    for body in bodies {
+        assert_eq!(key_of(&opened, Family::Bodies, &Key::body(body.id(), 0)), None, "left behind");
+    }
+}
+
 #[test]
 fn a_purge_gives_a_new_key_and_the_old_one_goes_with_the_last_message_that_a_consumer_holds() {
     let dir = tempfile::tempdir().unwrap();
