@@ -199,6 +199,10 @@ impl<D> Level<D> {
     /// afterwards all that come. Gives how much is in the store only since.
     pub fn page_out(&mut self, len_max: usize, bytes_max: usize, rest: impl Fn(&Entry<D>) -> Rest) -> Amount {
         if self.tail.is_none() {
+            if self.list.len() < self.looked_at / 2 {
+                // Most of what could not go has left; what came since may.
+                self.looked_at = 0;
+            }
             if self.list.len() <= self.looked_at {
                 return Amount::default();
             }
@@ -461,6 +465,17 @@ mod tests {
         level.put_back((11..=19).map(entry).collect());
         assert_eq!(order(&mut level), (11..=20).collect::<Vec<_>>());
         assert_eq!(level.run().map(|run| (run.first.0, run.last.0, run.count)), Some((21, 100, 80)));
+    }
+
+    /// What could not go once kept all that came after it in memory, up to as many.
+    #[test]
+    fn a_level_that_once_was_long_and_could_not_be_paged_is_looked_at_again() {
+        let mut level = level(0);
+        (1..=1000).for_each(|seq| level.push(Entry { redelivered: true, ..entry(seq) }));
+        assert_eq!(page_out(&mut level, 10), 0);
+        assert_eq!(order(&mut level).len(), 1000);
+        (1001..=1100).for_each(|seq| level.push(entry(seq)));
+        assert_eq!(page_out(&mut level, 10), 90);
     }
 
     #[test]
