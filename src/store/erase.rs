@@ -121,8 +121,9 @@ impl Duty {
     fn run(mut self) {
         let mut rest = first_wait(read(&self.dir), now_ms(), self.within / 2);
         while !self.shared.ends_within(rest) {
+            let began = Instant::now();
             rest = match self.round() {
-                Outcome::Done => self.within / 2,
+                Outcome::Done => rest_after(began.elapsed(), self.within),
                 Outcome::Postponed => self.within / ERASE_RETRY_PARTS,
                 Outcome::Over => return,
             };
@@ -184,6 +185,13 @@ fn read(dir: &Path) -> Option<u64> {
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 
+/// How long the next round can wait after one that took so long: what was deleted at its beginning is as old as that.
+fn rest_after(took: Duration, within: Duration) -> Duration {
+    let rest = (within / 2).saturating_sub(took);
+    // Where the work takes longer than its half, that was said; clients are to be served all the same.
+    if rest.is_zero() { within / ERASE_RETRY_PARTS } else { rest }
+}
+
 /// How long the first round can wait: not at all where nobody knows when the last one was.
 fn first_wait(last_ms: Option<u64>, now_ms: u64, interval: Duration) -> Duration {
     // A clock that was set back says nothing either.
@@ -214,6 +222,22 @@ mod tests {
         assert_eq!(at(Some(9 * 3_600_000 + 1)), Duration::from_millis(1));
         assert_eq!(at(Some(10 * 3_600_000)), hour);
         assert_eq!(at(Some(11 * 3_600_000)), Duration::ZERO, "from the future");
+    }
+
+    /// Rounds once began half of the time after the last one had ended: what was deleted while that was at work had
+    /// to wait for that, for the pause and for the next round.
+    #[test]
+    fn from_one_round_to_the_next_passes_half_of_the_time_at_most() {
+        let (hour, within) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+        for hours in [0, 1, 7, 11] {
+            let took = hours * hour;
+            assert_eq!(took + rest_after(took, within), 12 * hour);
+        }
+        assert_eq!(
+            rest_after(13 * hour, within),
+            within / ERASE_RETRY_PARTS,
+            "it has no time left, and rests"
+        );
     }
 
     #[test]
