@@ -89,6 +89,9 @@ use crate::broker::message::Message;
 use crate::limits::{COMMITTER_SEAL_BYTES_MAX, ERASE_HOURS_DEFAULT, PROBE_SECONDS_MAX};
 use crate::seal::Credential;
 
+/// Whoever reads when a store is closed is waited for, no longer than this.
+const CLOSE_READERS_MAX: Duration = Duration::from_secs(5);
+
 /// How to open a store.
 pub struct OpenOptions {
     /// The data directory; made, with mode 0700, when it does not exist.
@@ -125,6 +128,8 @@ pub struct Store {
     core: Arc<commit::Core>,
     /// The committer's; gone when it has ended.
     rocks: Weak<rocks::Rocks>,
+    /// As [`rocks::Rocks::is_open`].
+    database: Weak<()>,
     dir: PathBuf,
     /// Where its anchor lies.
     anchor: PathBuf,
@@ -231,6 +236,11 @@ impl Store {
         self.core.close();
         self.core.join();
         self.eraser.stop();
+        // A page that is being read has its own hold on the database; a backup may take too long to wait for.
+        let until = Instant::now() + CLOSE_READERS_MAX;
+        while self.database.strong_count() > 0 && Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
         self.check()
     }
 

@@ -48,6 +48,7 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
     let anchor = options.anchor.clone().unwrap_or_else(|| dir.join(ANCHOR_FILE));
     let (committer, recovered, store) = prepare(options)?;
     let (core, rocks) = (Arc::clone(&committer.core), Arc::downgrade(&committer.rocks));
+    let database = committer.rocks.is_open();
     start(&dir, &core, committer)?;
     let eraser = Eraser::start(&dir, Weak::clone(&rocks), &core, within, recovered.created);
     let eraser = eraser.inspect_err(|_| {
@@ -55,7 +56,7 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
         core.join();
     })?;
     warn_of_quarantine(&recovered);
-    Ok((Arc::new(Store { core, rocks, dir, anchor, mode, store, padding, eraser }), recovered))
+    Ok((Arc::new(Store { core, rocks, database, dir, anchor, mode, store, padding, eraser }), recovered))
 }
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.

@@ -1,6 +1,7 @@
 //! RocksDB, and the only file that names it: options, one synced batch, scans.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -35,8 +36,10 @@ impl From<rocksdb::Error> for RocksError {
 
 /// The open database. RocksDB's LOCK file is held until it is dropped.
 pub(super) struct Rocks {
+    // Dropped in this order: the database is closed when nobody has `open` any more.
     db: DB,
     path: PathBuf,
+    open: Arc<()>,
 }
 
 /// What one commit changes.
@@ -61,7 +64,7 @@ impl Rocks {
     pub(super) fn open(path: &Path, tail: Tail) -> Result<Rocks, StoreError> {
         let open = || Ok(DB::open_cf_descriptors(&db_options(tail)?, path, families())?);
         let db = open().map_err(|e: RocksError| database_error(path, &e))?;
-        Ok(Rocks { db, path: path.to_path_buf() })
+        Ok(Rocks { db, path: path.to_path_buf(), open: Arc::default() })
     }
 
     /// Opens the database for reading only, and changes none of its files.
@@ -71,7 +74,12 @@ impl Rocks {
             Ok(DB::open_cf_descriptors_read_only(&options, path, families, false)?)
         };
         let db = open().map_err(|e: RocksError| database_error(path, &e))?;
-        Ok(Rocks { db, path: path.to_path_buf() })
+        Ok(Rocks { db, path: path.to_path_buf(), open: Arc::default() })
+    }
+
+    /// Somebody has it for as long as the database is open.
+    pub(super) fn is_open(&self) -> Weak<()> {
+        Arc::downgrade(&self.open)
     }
 
     fn family(&self, family: Family) -> Result<&ColumnFamily, RocksError> {

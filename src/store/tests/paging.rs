@@ -145,3 +145,26 @@ fn a_purged_range_does_not_come_back_even_after_a_crash_and_takes_its_bodies_alo
         assert!(keys(&dir, Family::Bodies).is_empty());
     }
 }
+
+/// The directory was said to be free while a page was still being read, and opening it again was refused.
+#[test]
+fn closing_waits_for_who_is_reading() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    wait(&store, fill(&store));
+    let mut reader =
+        super::super::reader::Reader::new(&store.core, &store.rocks, store.store, false).unwrap();
+    let rocks = Weak::clone(&store.rocks);
+    let reading = std::thread::spawn(move || {
+        // Until the committer has ended, which is a moment before closing did.
+        while rocks.strong_count() > 1 {
+            std::thread::yield_now();
+        }
+        (0..200).for_each(|_| assert_eq!(reader.page(&ALL).unwrap().entries.len(), 20));
+    });
+    store.close().unwrap();
+    assert_eq!(store.rocks.strong_count(), 0);
+    let (store, recovered) = open(dir.path());
+    assert_eq!(seqs(&store, &recovered, QUEUE).len(), 20);
+    reading.join().unwrap();
+}
