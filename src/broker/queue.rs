@@ -27,6 +27,7 @@ pub use super::queue_rules::Rules;
 pub use super::level::{PageRead, Rest, Run};
 pub use super::ready::{Page, Window};
 pub use paging::Left;
+use paging::Reading;
 
 /// One message's place in one queue. `D` is what the engine remembers of it in the store.
 #[derive(Clone, Debug)]
@@ -160,8 +161,8 @@ pub struct Queue<D, S> {
     reserved_bytes: usize,
     /// what is read back from up to here may have been delivered before
     redelivered_up_to: Seq,
-    /// something is being read back
-    is_reading: bool,
+    /// whether something is being read back
+    reading: Reading,
     /// some entry has had an expiry, so heads are worth a look
     has_expiry: bool,
     had_consumer: bool,
@@ -192,7 +193,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
             reserved: 0,
             reserved_bytes: 0,
             redelivered_up_to,
-            is_reading: false,
+            reading: Reading::No,
             has_expiry: false,
             had_consumer: false,
             deleted: false,

@@ -290,15 +290,15 @@ impl<D> Ready<D> {
         })
     }
 
-    /// Takes in what was read; gives it back when it is not wanted any more.
-    pub fn page_in(&mut self, page: &Page, read: PageRead<D>) -> Vec<Entry<D>> {
+    /// Takes in what was read; false when it is not wanted any more.
+    pub fn page_in(&mut self, page: &Page, read: PageRead<D>) -> bool {
         let bytes: usize = read.entries.iter().map(|e| e.message.body().len()).sum();
         let amount = Amount { len: read.entries.len() + read.lost as usize, bytes };
         let size_bytes = read.entries.iter().map(|e| e.message.size_bytes() as u64).sum();
         let level = self.levels.get_mut(page.level);
         let gone = level.and_then(|level| level.page_in(page.first, read.upto, amount, size_bytes));
         let Some(gone) = gone else {
-            return read.entries;
+            return false;
         };
         self.paged.len = self.paged.len.saturating_sub(gone.len);
         self.paged.bytes = self.paged.bytes.saturating_sub(gone.bytes);
@@ -306,7 +306,7 @@ impl<D> Ready<D> {
         self.total.bytes = self.total.bytes.saturating_sub(gone.bytes);
         self.put_back_to(page.level, read.entries);
         self.levels.iter_mut().for_each(Level::collapse);
-        Vec::new()
+        true
     }
 }
 

@@ -333,7 +333,8 @@ impl Broker for Client {
         let (is_starved, is_empty) = (contents.is_starved(), contents.counts().ready == 0);
         drop(contents);
         if !is_starved {
-            self.outbox.wake_task();
+            // Perhaps no page will be read any more, which would leave this one in line.
+            self.engine.pager.wake(queue.id);
         }
         !is_empty
     }

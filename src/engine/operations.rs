@@ -258,7 +258,10 @@ impl Engine {
         if let Some(exchange) = &queue.delays_for {
             return self.release_due(queue, exchange);
         }
-        self.with_queue(queue, |_, _| ());
+        if self.with_queue(queue, |contents, _| contents.retry_page()) {
+            // What somebody waits for may have been purged.
+            self.pager.wake(queue.id);
+        }
         self.bury(queue);
         self.retry_letters(queue);
         if let Some(at_ms) = queue.expires_at_ms() {

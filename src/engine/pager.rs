@@ -18,7 +18,7 @@ use crate::broker::queue::{Entry, Page, PageRead, Rest, Run, Window};
 use crate::limits::{
     PAGE_RETRY_MS, RESIDENT_BYTES_MAX, RESIDENT_BYTES_MIN, RESIDENT_MESSAGES_MAX, RESIDENT_MESSAGES_MIN,
 };
-use crate::store::{PageRequest, Position, RecoveredEntry, Store, StoredPage};
+use crate::store::{PageRequest, Position, Quarantined, RecoveredEntry, Store, StoreError, StoredPage};
 
 use super::engine_core::{Engine, EngineError, now_ms};
 use super::outbox::Outbox;
@@ -73,7 +73,8 @@ impl Pager {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push((queue, outbox.clone()));
     }
 
-    fn wake(&self, queue: QueueId) {
+    /// Wakes those who wait for a page of the queue, or for what becomes of it.
+    pub fn wake(&self, queue: QueueId) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let woken: Vec<_> = waiting.extract_if(.., |(of, _)| *of == queue).collect();
         drop(waiting);
@@ -103,6 +104,14 @@ pub(super) fn entry_of(found: RecoveredEntry) -> Entry<Stored> {
     }
 }
 
+/// What cannot be read back is never passed over in silence.
+pub(super) fn tell_of(quarantined: &[Quarantined]) {
+    for lost in quarantined {
+        let (queue, seq, code) = (lost.queue.0, lost.seq.0, lost.code);
+        tracing::error!(queue, seq, code, "a message cannot be read; it is kept and will not be delivered");
+    }
+}
+
 fn request(queue: &QueueCell, page: &Page) -> PageRequest {
     let Page { first, last, len_max, bytes_max, .. } = *page;
     PageRequest { queue: queue.id, first, last, len_max, bytes_max }
@@ -117,18 +126,13 @@ impl QueueCell {
     }
 
     fn take_page(&self, contents: &mut Contents, page: &Page, read: StoredPage) {
-        for lost in &read.quarantined {
-            let (queue, seq, code) = (lost.queue.0, lost.seq.0, lost.code);
-            tracing::error!(
-                queue,
-                seq,
-                code,
-                "a message cannot be read; it is kept and will not be delivered"
-            );
-        }
         let entries = read.entries.into_iter().map(entry_of).collect();
         let lost = read.quarantined.len() as u64;
-        contents.page_in(page, PageRead { entries, lost, upto: read.upto });
+        let is_wanted = contents.page_in(page, PageRead { entries, lost, upto: read.upto });
+        // What is purged while it is read may be there in part only.
+        if is_wanted {
+            tell_of(&read.quarantined);
+        }
     }
 }
 
@@ -175,7 +179,7 @@ impl Engine {
         while let Some(page) = next() {
             match self.store.page(&request(queue, &page)) {
                 Ok(read) => queue.take_page(&mut queue.lock(), &page, read),
-                // Whoever uses the queue has it tried again.
+                // The clock's task has it tried again.
                 Err(_) => return queue.lock().page_failed(),
             }
         }
@@ -184,6 +188,8 @@ impl Engine {
     fn read_page(&self, queue: &QueueRef, page: &Page) {
         match self.store.page(&request(queue, page)) {
             Ok(read) => self.with_queue(queue, |contents, _| queue.take_page(contents, page, read)),
+            // The store is closed before the engine ends.
+            Err(StoreError::Stopped { .. }) if self.is_stopping() => {}
             Err(error) => {
                 let (id, code) = (queue.id.0, error.code());
                 tracing::error!(

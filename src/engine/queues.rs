@@ -256,6 +256,7 @@ impl Engine {
         })?;
         wake(&sinks);
         self.timers.disarm(queue);
+        self.pager.wake(queue.id);
         Ok((count, position))
     }
 }

@@ -14,7 +14,7 @@ use crate::store::{PageRequest, Recovered, RecoveredQueue, Row, RowKind, Store};
 use super::access::{User, Users};
 use super::delays::with_delay_queue;
 use super::engine_core::EngineError;
-use super::pager::entry_of;
+use super::pager::{entry_of, tell_of};
 use super::queue_cell::{Contents, QueueCell, QueueRef, Stored};
 use super::rows::{BindingRow, ExchangeRow, QueueRow, UserRow};
 
@@ -128,7 +128,9 @@ fn all_of(store: &Store, queue: QueueId, runs: &[Run]) -> Result<Vec<Entry<Store
     for run in runs {
         let (first, last) = (run.first, run.last);
         let all = PageRequest { queue, first, last, len_max: usize::MAX, bytes_max: usize::MAX };
-        entries.extend(store.page(&all)?.entries.into_iter().map(entry_of));
+        let page = store.page(&all)?;
+        tell_of(&page.quarantined);
+        entries.extend(page.entries.into_iter().map(entry_of));
     }
     Ok(entries)
 }

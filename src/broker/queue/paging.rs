@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// Whether a page is being read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    No,
+    UnderWay,
+    /// it could not be; whoever keeps the time says when to try again
+    Failed,
+}
+
 /// What [`Queue::purge`] and [`Queue::delete`] give up.
 #[derive(Debug)]
 pub struct Left<D> {
@@ -46,26 +55,104 @@ impl<D, S: Sink<D>> Queue<D, S> {
     /// What is to be read back now, if anything; [`Queue::page_in`] or [`Queue::page_failed`] must follow, and only
     /// one page is read at a time.
     pub fn next_page(&mut self, window: Window) -> Option<Page> {
-        if self.ready.paged_len() == 0 || self.is_reading {
+        if self.ready.paged_len() == 0 || self.reading != Reading::No {
             return None;
         }
         let page = self.ready.next_page(window);
-        self.is_reading = page.is_some();
+        if page.is_some() {
+            self.reading = Reading::UnderWay;
+        }
         page
     }
 
-    /// Takes what was read of a page, unless it was purged meanwhile.
-    pub fn page_in(&mut self, page: &Page, mut read: PageRead<D>) {
-        self.is_reading = false;
+    /// Takes what was read of a page. False when it was purged meanwhile, and nobody wants it any more.
+    pub fn page_in(&mut self, page: &Page, mut read: PageRead<D>) -> bool {
+        self.reading = Reading::No;
         for entry in &mut read.entries {
             entry.redelivered |= entry.seq <= self.redelivered_up_to;
             self.has_expiry |= entry.expires_ms > 0;
         }
-        self.ready.page_in(page, read);
+        self.ready.page_in(page, read)
     }
 
-    /// A page could not be read; it is asked for again.
+    /// A page could not be read; [`Queue::next_page`] gives none before [`Queue::retry_page`] was called. Who uses
+    /// the queue meanwhile does not have a disk tried again and again that fails.
     pub fn page_failed(&mut self) {
-        self.is_reading = false;
+        self.reading = Reading::Failed;
+    }
+
+    /// A page that could not be read may be tried again; false when there is none.
+    pub fn retry_page(&mut self) -> bool {
+        let has_failed = self.reading == Reading::Failed;
+        if has_failed {
+            self.reading = Reading::No;
+        }
+        has_failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Nobody;
+
+    impl Sink<()> for Nobody {
+        fn take(&self, _: usize, _: impl FnMut() -> Option<Entry<()>>) -> usize {
+            0
+        }
+
+        fn same(&self, _: &Self) -> bool {
+            true
+        }
+    }
+
+    const WINDOW: Window = Window { len_max: 2, bytes_max: 1 << 20 };
+
+    fn entry(seq: Seq) -> Entry<()> {
+        Entry::new(seq, Message::new(b"", b"q", &[0, 0], &[b"body"]), ())
+    }
+
+    /// Two entries are in memory, and nobody has taken them yet.
+    fn long_queue() -> Queue<(), Nobody> {
+        let mut queue = Queue::new(Rules::default());
+        for _ in 0..10 {
+            let seq = queue.next_seq();
+            queue.push(entry(seq));
+        }
+        queue.page_out(WINDOW, |_| Rest::There);
+        queue
+    }
+
+    /// Each operation on a queue whose page could not be read had it read again at once, and a basic.get that waited
+    /// for it did so without end.
+    #[test]
+    fn a_page_that_could_not_be_read_is_not_asked_for_before_it_is_time() {
+        let mut queue = long_queue();
+        while queue.get().is_some() {}
+        let page = queue.next_page(WINDOW).unwrap();
+        assert!(queue.next_page(WINDOW).is_none() && !queue.retry_page(), "it is being read");
+        queue.page_failed();
+        assert!(queue.is_starved() && queue.next_page(WINDOW).is_none());
+        assert!(queue.retry_page() && !queue.retry_page());
+        assert_eq!(queue.next_page(WINDOW), Some(page));
+    }
+
+    /// Of a page that was purged while it was read, messages were said to be damaged.
+    #[test]
+    fn it_is_known_whether_a_page_was_wanted() {
+        let mut queue = long_queue();
+        while queue.get().is_some() {}
+        let page = queue.next_page(WINDOW).unwrap();
+        let read = || PageRead { entries: vec![entry(page.first)], lost: 0, upto: page.first };
+        assert!(queue.page_in(&page, read()));
+        let page = queue.next_page(WINDOW);
+        assert!(page.is_none(), "one is there");
+        assert!(queue.get().is_some());
+        let page = queue.next_page(WINDOW).unwrap();
+        queue.purge();
+        let read = PageRead { entries: Vec::new(), lost: 1, upto: page.first };
+        assert!(!queue.page_in(&page, read) && queue.counts().ready == 0);
     }
 }
