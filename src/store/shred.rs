@@ -30,6 +30,8 @@ pub(super) struct QueueKeys {
     doomed: Vec<QueueId>,
     /// Some queue has a former key.
     has_former: bool,
+    /// Former keys that nothing needs could not be destroyed.
+    is_owed: bool,
 }
 
 struct OwnKey {
@@ -123,6 +125,10 @@ impl Committer {
             tracing::warn!(queue, "consumers hold messages from before many purges; its key is not replaced");
             return Ok(());
         }
+        if anew && self.key_duty.keeps_all() {
+            let queue = queue.0;
+            tracing::warn!(queue, "messages are in quarantine; the queue's former key is kept");
+        }
         let former: Vec<u32> = file.ring().keys.iter().filter(is_its).map(|entry| entry.key_id).collect();
         let key = file.next_queue_key(queue, now_ms()).map_err(refused)?;
         let (queue_id, key_id, generation) = (queue.0, key.id, file.ring().generation);
@@ -138,7 +144,8 @@ impl Committer {
     /// that no live record needs.
     pub(super) fn destroy_queue_keys(&mut self) {
         let keys = &mut self.queue_keys;
-        let may_be_free = keys.has_former && self.ledger.key_use.is_idle() && !self.key_duty.keeps_all();
+        let may_be_free =
+            keys.has_former && (keys.is_owed || self.ledger.key_use.is_idle()) && !self.key_duty.keeps_all();
         let is_due = !keys.doomed.is_empty() || may_be_free;
         let Some(file) = self.keyring.as_mut().filter(|_| is_due) else { return };
         let (key_use, purges) = (&self.ledger.key_use, &self.purges);
@@ -151,6 +158,7 @@ impl Committer {
         match destroyed {
             Ok(destroyed) => {
                 keys.doomed.clear();
+                keys.is_owed = false;
                 keys.has_former =
                     file.ring().keys.iter().any(|entry| queue_of(entry).is_some() && !seals(entry));
                 let generation = file.ring().generation;
@@ -161,7 +169,10 @@ impl Committer {
                 }
             }
             // Tried again after the next commit, and by the next start.
-            Err(e) => tracing::error!(code = e.code(), "keys of queues cannot be destroyed: {e}"),
+            Err(e) => {
+                keys.is_owed = true;
+                tracing::error!(code = e.code(), "keys of queues cannot be destroyed: {e}");
+            }
         }
     }
 }

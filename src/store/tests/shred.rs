@@ -246,6 +246,27 @@ fn a_purge_gives_a_new_key_and_the_old_one_goes_with_the_last_message_that_a_con
     assert_eq!((seqs(&store, &recovered, QUEUE), keys_on_disk(dir.path(), QUEUE)), (vec![5], last));
 }
 
+/// It was tried once, and then only when some other key had become free or at the next start.
+#[test]
+fn a_former_key_that_could_not_be_destroyed_goes_with_the_next_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    declare(&store, QUEUE);
+    put(&store, QUEUE, 1, "held");
+    let place = store.appender().own_key(QUEUE, true);
+    wait(&store, place);
+    let keys = keys_on_disk(dir.path(), QUEUE);
+    fs::create_dir_all(dir.path().join("keyring.tmp/in the way")).unwrap();
+    store.appender().delete(QUEUE, Seq(1), 0, None, Position(0));
+    store.probe().unwrap();
+    store.probe().unwrap();
+    assert_eq!((keys.len(), keys_on_disk(dir.path(), QUEUE)), (2, keys.clone()));
+    fs::remove_dir_all(dir.path().join("keyring.tmp")).unwrap();
+    store.probe().unwrap();
+    store.probe().unwrap();
+    assert_eq!(keys_on_disk(dir.path(), QUEUE), keys[1..]);
+}
+
 #[test]
 fn a_queue_that_is_purged_while_consumers_hold_its_messages_has_a_bounded_number_of_keys() {
     let dir = tempfile::tempdir().unwrap();
