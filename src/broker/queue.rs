@@ -227,8 +227,12 @@ impl<D, S: Sink<D>> Queue<D, S> {
     /// A place for an entry that comes later with [`Queue::push_in_place`], or `None` because there is no
     /// room for it. What consumers wait for takes no room: it will not stay.
     pub fn reserve(&mut self, body_bytes: usize) -> Option<Seq> {
-        if self.refuses() && self.is_beyond_limits(self.round.room(), body_bytes) {
-            return None;
+        if self.refuses() {
+            // While what stands before it is read back, consumers with room take nothing.
+            let room = if self.is_starved() { 0 } else { self.round.room() };
+            if self.is_beyond_limits(room, body_bytes) {
+                return None;
+            }
         }
         // Only a limit that refuses asks for it.
         if self.refuses() {

@@ -115,8 +115,8 @@ mod tests {
     }
 
     /// Two entries are in memory, and nobody has taken them yet.
-    fn long_queue() -> Queue<(), Nobody> {
-        let mut queue = Queue::new(Rules::default());
+    fn long_queue(rules: Rules) -> Queue<(), Nobody> {
+        let mut queue = Queue::new(rules);
         for _ in 0..10 {
             let seq = queue.next_seq();
             queue.push(entry(seq));
@@ -129,7 +129,7 @@ mod tests {
     /// for it did so without end.
     #[test]
     fn a_page_that_could_not_be_read_is_not_asked_for_before_it_is_time() {
-        let mut queue = long_queue();
+        let mut queue = long_queue(Rules::default());
         while queue.get().is_some() {}
         let page = queue.next_page(WINDOW).unwrap();
         assert!(queue.next_page(WINDOW).is_none() && !queue.retry_page(), "it is being read");
@@ -139,10 +139,21 @@ mod tests {
         assert_eq!(queue.next_page(WINDOW), Some(page));
     }
 
+    /// A consumer that waited for a page made room in a full queue for any number of transactions.
+    #[test]
+    fn a_consumer_that_waits_for_a_page_makes_no_room() {
+        let overflow = Overflow::RejectPublish;
+        let mut queue = long_queue(Rules { max_length: Some(8), overflow, ..Rules::default() });
+        while queue.get().is_some() {}
+        queue.add_consumer(Nobody, ConsumerOptions::default()).unwrap();
+        assert!(queue.is_starved() && queue.counts().ready == 8);
+        assert_eq!(queue.reserve(4), None);
+    }
+
     /// Of a page that was purged while it was read, messages were said to be damaged.
     #[test]
     fn it_is_known_whether_a_page_was_wanted() {
-        let mut queue = long_queue();
+        let mut queue = long_queue(Rules::default());
         while queue.get().is_some() {}
         let page = queue.next_page(WINDOW).unwrap();
         let read = || PageRead { entries: vec![entry(page.first)], lost: 0, upto: page.first };
