@@ -96,7 +96,9 @@ mod tests {
         drop(Zeroizing::new(usual));
         let before = (text.found(), der.found());
         let signing = load(file.path()).unwrap();
-        assert_eq!((text.found(), der.found()), before);
+        // What others have freed may be overwritten meanwhile, and is found no more.
+        let after = (text.found(), der.found());
+        assert!(after.0 <= before.0 && after.1 <= before.1, "{before:?}, then {after:?}");
         drop(signing);
     }
 
