@@ -56,7 +56,8 @@ def test_a_process_image_that_runs_twice_never_shares_a_nonce(native, tmp_path_f
     monkeypatch.setattr(Publisher, "WINDOW", 500)
     workers = load(broker, [100, 100, 100])
     found = []
-    for _ in range(10):
+    # Two of three tries fail on a busy machine, see below.
+    for _ in range(40):
         disk.arm(FORK, SYNC, ".log", times=1, spill=spill)
         until = time.monotonic() + 3
         while not disk.failed() or not spill.exists() or spill.stat().st_size < 1000:
