@@ -136,7 +136,7 @@ def test_a_disk_that_cannot_be_read_refuses_the_start(native, library, state):
 
 def refused(broker, or_up_within_seconds=None):
     """Starts the broker, which must end by itself and say why. The last reads that were counted may have been those of a
-    page, after the start: then it must be up."""
+    page, after the start: then it must be up, and say that it cannot read them back."""
     try:
         run = subprocess.run(
             broker.command(),
@@ -148,7 +148,7 @@ def refused(broker, or_up_within_seconds=None):
         )
     except subprocess.TimeoutExpired as late:
         said = (late.stdout or b"") + (late.stderr or b"")
-        assert or_up_within_seconds and b"startup complete" in said, said
+        assert or_up_within_seconds and b"startup complete" in said and b"cannot be read back" in said, said
         return
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == EXIT_STORE and re.match("sealmq: E_[A-Z_]+: ", last), run.stderr
