@@ -13,8 +13,8 @@ OPEN, WRITE, SYNC, RENAME, RESIZE, READ = (1 << bit for bit in range(6))
 CHANGES = OPEN | WRITE | SYNC | RENAME | RESIZE
 COUNT, FAIL, SHORT, KILL, POWER_CUT, FORK = range(6)
 # As `struct control` in faulty_disk.c.
-LAYOUT = struct.Struct("=iiiiqqqq512s64s512s")
-SEEN_AT, FAILED_AT = 32, 40
+LAYOUT = struct.Struct("=iiiiqqqqq512s64s512s")
+SEEN_AT, FAILED_AT, GO_ON_AT = 32, 40, 48
 NUMBER = struct.Struct("=q")
 
 
@@ -43,7 +43,7 @@ class Disk:
 
     def arm(self, action, calls, match="", after=0, times=-1, error=errno.EIO, spill=""):
         """From the call number `after` on that touches a path with `match` in it, `action` happens, `times` times."""
-        self.control[: LAYOUT.size] = LAYOUT.pack(1, action, error, calls, after, times, 0, 0, self.root, match.encode(), str(spill).encode())
+        self.control[: LAYOUT.size] = LAYOUT.pack(1, action, error, calls, after, times, 0, 0, 0, self.root, match.encode(), str(spill).encode())
 
     def disarm(self):
         self.control[:4] = bytes(4)
@@ -53,3 +53,7 @@ class Disk:
 
     def failed(self):
         return NUMBER.unpack_from(self.control, FAILED_AT)[0]
+
+    def go_on(self):
+        """Lets a process go on twice that waits for it in an armed call."""
+        NUMBER.pack_into(self.control, GO_ON_AT, 1)

@@ -1,7 +1,7 @@
 /* A disk that fails on demand, for LD_PRELOAD. The calls of one process that touch files below a folder are counted,
  * and from a given one on they fail, write only half, kill the process, or kill it and take back whatever was not
- * synced, as a power cut does; or the process goes on twice from there, the other one for some seconds, with all that
- * it writes to logs in a file of its own. The test steers it by a file that both have mapped (disk.py knows its layout).
+ * synced, as a power cut does; or the process goes on twice from there as soon as the test says so, the other one for some
+ * seconds, with all that it writes to logs in a file of its own. The test steers it by a file that both have mapped (disk.py knows its layout).
  *
  * What a power cut takes back: appended bytes behind the last sync, and the content of small files. Creations, renames
  * and deletions stay. */
@@ -31,6 +31,7 @@ struct control {
     int32_t armed, action, error, calls;
     int64_t after, times; /* calls to let pass; calls to fail then, or -1 */
     int64_t seen, failed;
+    int64_t go_on; /* set by the test: a call at which the process is to go on twice waits for it */
     char root[512], match[64]; /* a path must begin with one and contain the other */
     char spill[512]; /* the other process's file: where in the log it went on (8 bytes), and what it wrote there */
 };
@@ -124,6 +125,7 @@ static void cut_power(void) {
 
 static void go_on_twice(int fd) {
     struct stat facts;
+    while (!control->go_on) usleep(1000);
     if (fstat(fd, &facts) != 0 || fork() != 0) return;
     alarm(OTHER_SECONDS);
     int64_t size = facts.st_size;

@@ -195,6 +195,16 @@ class Publisher(threading.Thread):
         answers |= set(range(first, tag)) - self.confirmed - self.refused
         self.fill()
 
+    def is_waiting(self):
+        return self.published == len(self.confirmed) + len(self.refused) + self.WINDOW
+
+    def ask(self):
+        """Waits until the broker has read what was published."""
+        answered = threading.Event()
+        question = lambda: self.channel.basic_qos(prefetch_count=1, callback=lambda _: answered.set())
+        self.channel.connection.ioloop.add_callback_threadsafe(question)
+        assert answered.wait(30), f"{self.queue}: no answer"
+
     def judge(self, broker):
         """What the restarted broker holds of it, against what it was told."""
         with broker.connect() as connection:
