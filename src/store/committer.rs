@@ -318,7 +318,7 @@ impl Committer {
         // What its own key sealed cannot be read any more; a body that a consumer holds goes with the consumer's word.
         purge.reads &= !was_shredded;
         if purge.keys() == 0 {
-            if had_manifest {
+            if had_manifest && !self.is_marked(mark) {
                 self.presence.remove(Kept::Manifest, &mark);
                 batch.delete(Family::Meta, &mark);
             }
@@ -393,12 +393,17 @@ impl Committer {
             if mark == Key::manifest(purge.queue) && self.ledger.knows(purge.queue) {
                 // A put came after the drop; the queue will be dropped once more.
                 self.ledger.rewrite(purge.queue);
-            } else {
+            } else if !self.is_marked(mark) {
                 self.presence.remove(Kept::Manifest, &mark);
                 batch.delete(Family::Meta, &mark);
             }
         }
         Ok(())
+    }
+
+    /// Whether what a mark names is still to be cleared away: a queue that was dropped twice has one for both.
+    fn is_marked(&self, mark: Key) -> bool {
+        self.purges.iter().any(|purge| purge.mark == Some(mark))
     }
 
     /// An entry that nobody holds is cleared away: its body is named by its record. One that cannot be read leaves

@@ -290,6 +290,41 @@ fn every_flipped_byte_of_the_small_files_is_refused_or_harmless() {
     }
 }
 
+/// A transaction put into a queue that had just been dropped, so it was dropped once more. What the first drop left was
+/// cleared away together with the mark, which the second one still needed: a crash then made its entries look like
+/// such as nobody had put.
+#[test]
+fn a_queue_that_is_dropped_twice_looks_like_no_damage_wherever_a_crash_comes() {
+    let many = crate::limits::PURGE_KEYS_MAX as u64;
+    for late in [0, 1, many + 1] {
+        let dir = filled(Mode::Sealed);
+        let options = OpenOptions::new(dir.path(), Mode::Sealed, Some(kek().into()));
+        let (mut committer, ..) = super::super::open::prepare(options).unwrap();
+        let (queue, drop_queue) = (QueueId(77), || Op::DropQueue { queue: QueueId(77), bodies: Vec::new() });
+        let put = |seq| {
+            let (message, shared) = (message("x"), None);
+            Op::Put(Put { queue, seq: Seq(seq), message, shared, meta: meta(seq) })
+        };
+        let struck = Op::Delete { queue, seq: Seq(many + 1), bytes: 1, shared: None };
+        let ends: Vec<Vec<Op>> = vec![
+            (1..=many).map(put).collect(),
+            // With nothing left the second drop finds a manifest and no entries.
+            [drop_queue(), put(many + 1), struck].into_iter().collect(),
+            (many + 2..many + 2 + late).map(put).chain([drop_queue()]).collect(),
+            vec![Op::Touch],
+            vec![Op::Touch],
+            vec![Op::Touch],
+        ];
+        for (step, mut ops) in ends.into_iter().enumerate() {
+            ops.iter().for_each(|op| committer.core.charge(op.charge()));
+            committer.commit(&mut ops, false).unwrap();
+            let image = crash_image(dir.path());
+            let opened = try_open(image.path(), Mode::Sealed, Some(kek())).map(drop);
+            assert!(opened.is_ok(), "{late} late, step {step}: {:?}", opened.err());
+        }
+    }
+}
+
 #[test]
 fn a_data_key_that_has_served_its_time_is_replaced_before_the_next_record() {
     let dir = filled(Mode::Sealed);
