@@ -420,6 +420,7 @@ fn the_house_is_tidy() {
     let mut paths = Vec::new();
     rust_files(&root.join("src"), &mut paths);
     rust_files(&root.join("tests"), &mut paths);
+    rust_files(&root.join("benches"), &mut paths);
     paths.sort();
     let sources: Vec<Source> = paths
         .iter()

@@ -33,8 +33,8 @@ impl Source {
     pub fn new(path: &str, text: &str) -> Source {
         let code = blank_comments_and_literals(text);
         let beside = path.ends_with("/tests.rs") || path.contains("/tests/");
-        let tests =
-            if beside || path.starts_with("tests/") { vec![(0, code.len())] } else { test_items(&code) };
+        let apart = path.starts_with("tests/") || path.starts_with("benches/");
+        let tests = if beside || apart { vec![(0, code.len())] } else { test_items(&code) };
         let test_lines = tests.iter().map(|(from, to)| code[*from..*to].lines().count()).sum();
         let shipped = tests.iter().fold(code.clone(), |code, (from, to)| blank(&code, *from, *to));
         Source { path: path.to_owned(), text: text.to_owned(), code, shipped, test_lines }
