@@ -55,7 +55,7 @@ fn commit(bencher: Bencher, mode: Mode, messages: u64, body_bytes: usize) {
             place = appender.put(QUEUE, Seq(seq), &message, None, meta);
             // What the batch before has put is acknowledged meanwhile, so that the store stays small.
             if let Some(earlier) = seq.checked_sub(messages).filter(|earlier| *earlier > 0) {
-                appender.delete(QUEUE, Seq(earlier), None, Position(0));
+                appender.delete(QUEUE, Seq(earlier), message.size_bytes(), None, Position(0));
             }
         }
         drop(appender);

@@ -12,7 +12,8 @@ use crate::amqp::frame::{self, PROTOCOL_HEADER};
 use crate::amqp::method::Method;
 use crate::amqp::reply_code::ReplyCode;
 
-/// Who the server says it is, such as `RabbitMQ 4.0.5`.
+/// Who the server says it is, such as `RabbitMQ 4.0.5 on Erlang/OTP 27`; what stands in for another keeps its product's
+/// name for clients' sake, so that the platform tells them apart.
 pub type Server = String;
 
 /// A connection that is logged in and has its channel open, and who serves it.
@@ -87,7 +88,11 @@ fn describe(properties: Table<'_>) -> Server {
         Some(Value::LongStr(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
         _ => String::new(),
     };
-    format!("{} {}", text(b"product"), text(b"version")).trim().to_owned()
+    let product = format!("{} {}", text(b"product"), text(b"version"));
+    match text(b"platform") {
+        platform if platform.is_empty() => product.trim().to_owned(),
+        platform => format!("{} on {platform}", product.trim()),
+    }
 }
 
 /// Declares a queue that outlives its connection.

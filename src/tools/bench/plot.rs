@@ -2,7 +2,6 @@
 //! the end, and over repeated runs a line from the smallest to the largest.
 
 use super::figures::{MEASURES, Measure, Spread};
-use super::load::bytes_text;
 use super::machine::Machine;
 use super::report::{BrokerReport, LoadReport, describe, number};
 use super::svg::{Anchor, COLOURS, Svg, ticks};
@@ -27,9 +26,9 @@ pub fn draw(load: &LoadReport, machine: &Machine) -> String {
     let panel_height = PANEL_HEAD + BAR_STEP * load.brokers.len() as f64 + AXIS;
     let top = HEAD + LEGEND_LINE * load.brokers.len() as f64 + 20.0;
     let rows = measures.len().div_ceil(2) as f64;
-    let title = format!("{}: bodies of {}", load.name, bytes_text(load.settings.body_bytes));
-    let mut svg = Svg::new(WIDTH, top + rows * panel_height + 40.0, &title, &spoken(load, &measures));
-    svg.text("head", (MARGIN, 30.0), Anchor::Start, &title);
+    let height = top + rows * panel_height + 40.0;
+    let mut svg = Svg::new(WIDTH, height, &load.name, &spoken(load, &measures));
+    svg.text("head", (MARGIN, 30.0), Anchor::Start, &load.name);
     svg.text("faint", (MARGIN, 50.0), Anchor::Start, &describe(&load.settings));
     for (at, broker) in load.brokers.iter().enumerate() {
         let y = HEAD + LEGEND_LINE * at as f64;

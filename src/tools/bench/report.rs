@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use super::figures::{Figures, MEASURES, Spread};
-use super::load::{Amount, Argument, Load};
+use super::load::{Amount, Argument, Load, bytes_text};
 use super::machine::Machine;
 use super::url::Target;
 
@@ -214,6 +214,7 @@ pub fn describe(settings: &Settings) -> String {
     };
     let mut parts = vec![
         amount,
+        format!("bodies of {}", bytes_text(settings.body_bytes)),
         many(settings.producers, "producer"),
         many(settings.consumers, "consumer"),
         many(settings.queues, "queue"),
@@ -316,7 +317,8 @@ pub(super) mod tests {
         let text = table(&sample());
         let lines: Vec<&str> = text.lines().collect();
         assert!(
-            lines[0].contains("1 000 messages, 1 producer, 1 consumer") && lines[0].ends_with("2 runs"),
+            lines[0].contains("1 000 messages, bodies of 1 KiB, 1 producer, 1 consumer")
+                && lines[0].ends_with("2 runs"),
             "{text}"
         );
         assert!(lines[1].contains("Broker's CPU") && !lines[1].contains("Confirm"), "{text}");
