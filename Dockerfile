@@ -16,7 +16,7 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 65532 sealmq \
  && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sealmq \
- && for program in sealmq sealmq-init sealmqctl sealmq-forensics; do ln -s "../lib/sealmq/$program" "/usr/bin/$program"; done \
+ && for program in sealmq sealmq-init sealmqctl sealmq-forensics sealmq-bench; do ln -s "../lib/sealmq/$program" "/usr/bin/$program"; done \
  && ln -s ../lib/sealmq/sealmqctl /usr/bin/rabbitmqctl \
  && ln -s ../lib/sealmq/sealmqctl /usr/bin/rabbitmq-diagnostics \
  && mkdir -p /etc/sealmq/conf.d /etc/rabbitmq/conf.d \
@@ -48,7 +48,7 @@ COPY scripts/env scripts/rocksdb scripts/
 RUN scripts/rocksdb
 COPY src src
 RUN bash -c 'set -e; . scripts/env; cargo build --release --locked --bins' \
- && install -D -s -t /out target/release/sealmq target/release/sealmq-init target/release/sealmqctl target/release/sealmq-forensics
+ && install -D -s -t /out target/release/sealmq target/release/sealmq-init target/release/sealmqctl target/release/sealmq-forensics target/release/sealmq-bench
 
 FROM runtime AS sealmq
 COPY LICENSE /usr/lib/sealmq/
