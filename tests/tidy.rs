@@ -225,6 +225,11 @@ fn check_text(source: &Source) -> Vec<Finding> {
             found.push(source.finding(at, format!("`{word}` left in"), "do it now, or open an issue"));
         }
     }
+    for notes in [concat!("store", ".md"), concat!("design", ".md"), concat!("features", ".md")] {
+        for (at, _) in source.text.match_indices(notes) {
+            found.push(source.finding(at, format!("`{notes}` is not part of this project"), "say it here"));
+        }
+    }
     found
 }
 

@@ -1,4 +1,4 @@
-//! Associated data: what a sealed record is bound to, as bytes (store.md 6.5).
+//! Associated data: what a sealed record is bound to, as bytes.
 //!
 //! ```text
 //! "sealmq/v1/rec" | store uuid 16 | record header bytes 0..8 | column family u8 | u16 key length | key

@@ -1,4 +1,4 @@
-//! The sealed record as bytes (store.md 6.5): parse and build. No key is used here.
+//! The sealed record as bytes: parse and build. No key is used here.
 //!
 //! ```text
 //! 0 version 0x01 | 1 kind | 2 flags | 3 suite | 4 key id u32 | 8 nonce prefix 12 | 20 counter u64 | 28 text .. tag 16

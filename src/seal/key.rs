@@ -73,12 +73,12 @@ impl Kek {
         Ok(Kek(Secret::generate()?))
     }
 
-    /// The public name of this key (store.md 6.4): tells which slot it may open, and nothing else.
+    /// The public name of this key: tells which slot it may open, and nothing else.
     pub fn slot_id(&self) -> [u8; 16] {
         *derive::<16>(&self.0, &[b"sealmq/v1/slot"]).expose()
     }
 
-    /// The value by which a slot knows its key without trying to unwrap (store.md 6.4).
+    /// The value by which a slot knows its key without trying to unwrap.
     pub fn check_value(&self, store: &[u8; 16]) -> [u8; 32] {
         *derive::<32>(&self.0, &[b"sealmq/v1/kcv", store]).expose()
     }
@@ -122,7 +122,7 @@ impl RootKey {
         self.0.same_as(other.0.expose())
     }
 
-    /// Seals the list of data keys in the keyring (K_ring, store.md 6.2).
+    /// Seals the list of data keys in the keyring (K_ring).
     pub fn ring(&self) -> Secret<32> {
         derive(&self.0, &[b"sealmq/v1/ring"])
     }

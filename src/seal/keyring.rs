@@ -1,4 +1,4 @@
-//! The keyring's byte format (store.md 6.4): bytes to struct and back. Reading and writing files is the store's.
+//! The keyring's byte format: bytes to struct and back. Reading and writing files is the store's.
 //!
 //! ```text
 //! 0 "SMQKRNG1" | 8 format u16 | 10 suite u16 | 12 store uuid 16 | 28 generation u64 | 36 slots u16 | 38 slot size u16

@@ -1,4 +1,4 @@
-//! The one place where random bytes and nonces are made (store.md 2.1, 6.5).
+//! The one place where random bytes and nonces are made.
 //!
 //! A record's 24-byte XAES nonce is `prefix(12) | 0000 | counter(8)`. The prefix is fresh from the kernel
 //! for every commit, and the counter goes up from a block of the process's that no other prefix has. Either

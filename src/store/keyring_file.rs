@@ -1,4 +1,4 @@
-//! The keyring's two copies on disk, and the data keys' coming and going (store.md 6.2, 6.4).
+//! The keyring's two copies on disk, and the data keys' coming and going.
 //!
 //! A key is durable in both copies before the first record is sealed under it. Each write makes both copies
 //! anew, so a copy that was lost or damaged is mended by the next start.

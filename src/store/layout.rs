@@ -1,4 +1,4 @@
-//! Column families, keys and row kinds (store.md 6.5). RocksDB keys are opaque integers only.
+//! Column families, keys and row kinds. RocksDB keys are opaque integers only.
 //!
 //! ```text
 //! default ("d")  0x01 0u64 commit row | 0x02 queue u64 manifest | 0x03 queue u64, seq u64 delivery count

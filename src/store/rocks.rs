@@ -232,7 +232,7 @@ impl<'a> Batch<'a> {
         self.inner.delete_cf(self.family(family), key.as_bytes());
     }
 
-    /// Removes a key that was written exactly once. Anything else is undefined (store.md 5.3, rule 5).
+    /// Removes a key that was written exactly once. Anything else is undefined (RocksDB, "Single Delete").
     pub(super) fn delete_once(&mut self, family: Family, key: &Key) {
         self.deletions += 1;
         self.inner.single_delete_cf(self.family(family), key.as_bytes());

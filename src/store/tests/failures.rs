@@ -1,4 +1,4 @@
-//! The failure table (store.md 3): each situation is refused or quarantined with its code, and what is
+//! The failure table of SECURITY.md: each situation is refused or quarantined with its code, and what is
 //! quarantined is still there afterwards.
 
 use super::super::error::CommitFailure;
