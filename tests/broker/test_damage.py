@@ -33,6 +33,18 @@ def only(folder, pattern):
     return path
 
 
+def refusal_that_changes_nothing(broker, code):
+    before = fingerprint(broker.data)
+    said = refusal(broker, code, EXIT_STORE)
+    assert fingerprint(broker.data) == before, "a refused start has changed something"
+    return said
+
+
+def assert_whole(broker):
+    broker.start()
+    assert bodies(broker) == BODIES
+
+
 @pytest.mark.parametrize(
     ("pattern", "at", "code"),
     [("*.log", 40, "E_WAL_CORRUPT"), ("MANIFEST-*", 20, "E_MANIFEST_CORRUPT"), ("CURRENT", 2, "E_CURRENT_CORRUPT")],
@@ -43,13 +55,10 @@ def test_rot_in_the_databases_logs_is_named_with_file_and_place(native, pattern,
     broker.kill()
     path = only(broker.data / "db", pattern)
     flip(path, at)
-    before = fingerprint(broker.data)
-    said = refusal(broker, code, EXIT_STORE)
+    said = refusal_that_changes_nothing(broker, code)
     assert str(path) in said and re.search(r"at byte \d+", said) and "backup" in said
-    assert fingerprint(broker.data) == before, "a refused start has changed something"
     flip(path, at)
-    broker.start()
-    assert bodies(broker) == BODIES
+    assert_whole(broker)
 
 
 @pytest.mark.parametrize("mode", ["sealed", "plain-insecure"])
@@ -61,12 +70,9 @@ def test_a_log_that_lost_a_confirmed_message_is_refused(native, mode):
     log = largest(broker.data / "db", ".log")
     content = log.read_bytes()
     log.write_bytes(content[:-20])
-    before = fingerprint(broker.data)
-    assert "--accept-rollback" in refusal(broker, "E_STORE_ROLLBACK", EXIT_STORE)
-    assert fingerprint(broker.data) == before, "a refused start has changed something"
+    assert "--accept-rollback" in refusal_that_changes_nothing(broker, "E_STORE_ROLLBACK")
     log.write_bytes(content)
-    broker.start()
-    assert bodies(broker) == BODIES
+    assert_whole(broker)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "kill -9"])
@@ -86,13 +92,11 @@ def test_a_data_directory_that_was_put_back_is_refused_until_it_is_accepted(nati
     with_flags(broker, "--accept-rollback", promised)
     refusal(broker, "E_STORE_ROLLBACK", EXIT_STORE)
     with_flags(broker, "--accept-rollback", found)
-    broker.start()
-    assert bodies(broker) == BODIES
+    assert_whole(broker)
     assert "E_STORE_ROLLBACK" in broker.logged() and "accepted by --accept-rollback" in broker.logged()
     broker.stop()
     with_flags(broker)
-    broker.start()
-    assert bodies(broker) == BODIES
+    assert_whole(broker)
 
 
 def test_a_missing_anchor_is_refused_and_never_made_anew(native):
@@ -107,8 +111,7 @@ def test_a_missing_anchor_is_refused_and_never_made_anew(native):
     broker.anchor.write_bytes(b"rot" + content[3:4000])
     assert "copy of the anchor" in refusal(broker, "E_ANCHOR_CORRUPT", EXIT_STORE)
     broker.anchor.write_bytes(content)
-    broker.start()
-    assert bodies(broker) == BODIES
+    assert_whole(broker)
 
 
 def test_no_new_store_is_made_beside_the_anchor_of_one_that_was_taken_away(native):
@@ -119,8 +122,7 @@ def test_no_new_store_is_made_beside_the_anchor_of_one_that_was_taken_away(nativ
     assert "move the old anchor away" in refusal(broker, "E_ANCHOR_FOREIGN", EXIT_STORE)
     shutil.rmtree(broker.data, ignore_errors=True)
     (broker.folder / "taken-away").rename(broker.data)
-    broker.start()
-    assert bodies(broker) == BODIES
+    assert_whole(broker)
 
 
 @pytest.mark.parametrize("mode", ["sealed", "plain-insecure"])

@@ -14,6 +14,31 @@ fn declare(store: &Store, queue: QueueId) {
     wait(store, place);
 }
 
+/// A store with one such queue.
+fn with_own_key() -> (tempfile::TempDir, Arc<Store>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    declare(&store, QUEUE);
+    (dir, store)
+}
+
+/// Puts more small messages than one batch clears away, and gives the place of the last.
+fn put_many(store: &Store) -> u64 {
+    let many = 2 * crate::limits::PURGE_KEYS_MAX as u64;
+    let place = put_range(store, QUEUE, 1..=many);
+    wait(store, place);
+    many
+}
+
+/// The keyring cannot be written while this is there.
+fn block_keyring(dir: &Path) {
+    fs::create_dir_all(dir.join("keyring.tmp/in the way")).unwrap();
+}
+
+fn free_keyring(dir: &Path) {
+    fs::remove_dir_all(dir.join("keyring.tmp")).unwrap();
+}
+
 /// Puts a message into a queue with its own key: a large one stands apart.
 fn put(store: &Store, queue: QueueId, seq: u64, text: &str) -> Option<Arc<SharedBody>> {
     let shared = (text.len() > 4096).then(|| store.own_body(&message(text)));
@@ -45,9 +70,7 @@ fn key_of(store: &Store, family: Family, key: &Key) -> Option<u32> {
 
 #[test]
 fn what_a_queue_with_its_own_key_holds_is_under_that_key_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
+    let (dir, store) = with_own_key();
     let large = "large ".repeat(2000);
     put(&store, QUEUE, 1, "small");
     let own = put(&store, QUEUE, 2, &large).unwrap();
@@ -86,9 +109,7 @@ fn what_a_queue_with_its_own_key_holds_is_under_that_key_alone() {
 
 #[test]
 fn the_key_is_destroyed_before_anybody_is_told_that_the_queue_is_deleted() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
+    let (dir, store) = with_own_key();
     put(&store, QUEUE, 1, "secret");
     put(&store, COMMON, 1, "other");
     let before = crash_image(dir.path());
@@ -105,9 +126,7 @@ fn the_key_is_destroyed_before_anybody_is_told_that_the_queue_is_deleted() {
 
 #[test]
 fn an_older_keyring_is_refused_after_a_key_was_destroyed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
+    let (dir, store) = with_own_key();
     put(&store, QUEUE, 1, "secret");
     let older = fs::read(dir.path().join("keyring")).unwrap();
     delete_queue(&store, QUEUE);
@@ -121,12 +140,8 @@ fn an_older_keyring_is_refused_after_a_key_was_destroyed() {
 #[test]
 fn what_is_left_of_a_deleted_queue_looks_like_no_damage_after_a_crash() {
     // More than one batch clears away; the crash comes while entries and bodies still lie there without a key.
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
-    let many = 2 * crate::limits::PURGE_KEYS_MAX as u64;
-    let place = put_range(&store, QUEUE, 1..=many);
-    wait(&store, place);
+    let (dir, store) = with_own_key();
+    let many = put_many(&store);
     let held = put(&store, QUEUE, many + 1, &"held ".repeat(2000)).unwrap();
     put(&store, COMMON, 1, "other");
     delete_queue(&store, QUEUE);
@@ -155,23 +170,18 @@ fn what_is_left_of_a_deleted_queue_looks_like_no_damage_after_a_crash() {
 
 #[test]
 fn a_crash_between_the_deletion_and_the_destruction_is_made_good_by_the_next_start() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
-    let many = 2 * crate::limits::PURGE_KEYS_MAX as u64;
-    let place = put_range(&store, QUEUE, 1..=many);
-    wait(&store, place);
+    let (dir, store) = with_own_key();
+    put_many(&store);
     let keyring = fs::read(dir.path().join("keyring")).unwrap();
-    // The keyring cannot be written when the queue goes.
-    fs::create_dir_all(dir.path().join("keyring.tmp/in the way")).unwrap();
+    block_keyring(dir.path());
     delete_queue(&store, QUEUE);
     assert_eq!(fs::read(dir.path().join("keyring")).unwrap(), keyring);
     let image = crash_image(dir.path());
-    fs::remove_dir_all(image.path().join("keyring.tmp")).unwrap();
+    free_keyring(image.path());
     let (opened, recovered) = open(image.path());
     assert_eq!((keys_on_disk(image.path(), QUEUE), seqs(&opened, &recovered, QUEUE)), (vec![], vec![]));
     // Without a crash, the next commit tries again.
-    fs::remove_dir_all(dir.path().join("keyring.tmp")).unwrap();
+    free_keyring(dir.path());
     store.probe().unwrap();
     store.probe().unwrap();
     assert!(keys_on_disk(dir.path(), QUEUE).is_empty());
@@ -181,19 +191,15 @@ fn a_crash_between_the_deletion_and_the_destruction_is_made_good_by_the_next_sta
 /// did not know any more, and nobody destroyed it later.
 #[test]
 fn the_start_after_a_crash_destroys_the_key_of_a_deleted_queue_whose_bodies_stand_apart() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
-    let many = 2 * crate::limits::PURGE_KEYS_MAX as u64;
-    let place = put_range(&store, QUEUE, 1..=many);
-    wait(&store, place);
+    let (dir, store) = with_own_key();
+    let many = put_many(&store);
     let large = "large".repeat(2000);
     let bodies: Vec<_> = (many + 1..=many + 3).filter_map(|seq| put(&store, QUEUE, seq, &large)).collect();
     assert_eq!(bodies.len(), 3);
-    fs::create_dir_all(dir.path().join("keyring.tmp/in the way")).unwrap();
+    block_keyring(dir.path());
     delete_queue(&store, QUEUE);
     let image = crash_image(dir.path());
-    fs::remove_dir_all(image.path().join("keyring.tmp")).unwrap();
+    free_keyring(image.path());
     let (opened, recovered) = open(image.path());
     assert_eq!((keys_on_disk(image.path(), QUEUE), recovered.quarantined.len()), (vec![], 0));
     for _ in 0..5 {
@@ -206,9 +212,7 @@ fn the_start_after_a_crash_destroys_the_key_of_a_deleted_queue_whose_bodies_stan
 
 #[test]
 fn a_purge_gives_a_new_key_and_the_old_one_goes_with_the_last_message_that_a_consumer_holds() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
+    let (dir, store) = with_own_key();
     (1..=3).for_each(|seq| drop(put(&store, QUEUE, seq, "secret")));
     let first = keys_on_disk(dir.path(), QUEUE);
     let purge = |seqs: std::ops::RangeInclusive<u64>| {
@@ -249,19 +253,17 @@ fn a_purge_gives_a_new_key_and_the_old_one_goes_with_the_last_message_that_a_con
 /// It was tried once, and then only when some other key had become free or at the next start.
 #[test]
 fn a_former_key_that_could_not_be_destroyed_goes_with_the_next_commit() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
+    let (dir, store) = with_own_key();
     put(&store, QUEUE, 1, "held");
     let place = store.appender().own_key(QUEUE, true);
     wait(&store, place);
     let keys = keys_on_disk(dir.path(), QUEUE);
-    fs::create_dir_all(dir.path().join("keyring.tmp/in the way")).unwrap();
+    block_keyring(dir.path());
     store.appender().delete(QUEUE, Seq(1), 0, None, Position(0));
     store.probe().unwrap();
     store.probe().unwrap();
     assert_eq!((keys.len(), keys_on_disk(dir.path(), QUEUE)), (2, keys.clone()));
-    fs::remove_dir_all(dir.path().join("keyring.tmp")).unwrap();
+    free_keyring(dir.path());
     store.probe().unwrap();
     store.probe().unwrap();
     assert_eq!(keys_on_disk(dir.path(), QUEUE), keys[1..]);
@@ -269,9 +271,7 @@ fn a_former_key_that_could_not_be_destroyed_goes_with_the_next_commit() {
 
 #[test]
 fn a_queue_that_is_purged_while_consumers_hold_its_messages_has_a_bounded_number_of_keys() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
+    let (dir, store) = with_own_key();
     for seq in 1..=crate::limits::QUEUE_KEYS_MAX as u64 + 5 {
         put(&store, QUEUE, seq, "held");
         let place = store.appender().own_key(QUEUE, true);
@@ -283,9 +283,7 @@ fn a_queue_that_is_purged_while_consumers_hold_its_messages_has_a_bounded_number
 #[test]
 fn a_put_that_comes_after_its_queue_is_gone_is_sealed_under_no_key_at_all() {
     // A transaction gives out a place, the queue is deleted, and the commit follows.
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    declare(&store, QUEUE);
+    let (_dir, store) = with_own_key();
     delete_queue(&store, QUEUE);
     let large = "late ".repeat(2000);
     let late = put(&store, QUEUE, 1, &large).unwrap();
