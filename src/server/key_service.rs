@@ -89,7 +89,8 @@ pub(super) fn read(settings: &Settings) -> Result<Vec<(&'static str, ServicePlac
     Ok(token(settings)?.into_iter().chain(vault(settings)?).collect())
 }
 
-const TOKEN_KEYS: [&str; 5] = [
+/// The keys of a PKCS#11 token.
+pub(super) const TOKEN_KEYS: [&str; 5] = [
     "at_rest.kek.pkcs11.module",
     "at_rest.kek.pkcs11.token",
     "at_rest.kek.pkcs11.label",
@@ -125,7 +126,8 @@ fn token(settings: &Settings) -> Result<Option<(&'static str, ServicePlace)>> {
     }
 }
 
-const VAULT_KEYS: [&str; 6] = [
+/// The keys of Vault's transit engine.
+pub(super) const VAULT_KEYS: [&str; 6] = [
     "at_rest.kek.vault.address",
     "at_rest.kek.vault.mount",
     "at_rest.kek.vault.key",

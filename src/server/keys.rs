@@ -1,5 +1,7 @@
 //! Every key that is known, and what this broker makes of it. No values are read here.
 
+use super::key_service::{TOKEN_KEYS, VAULT_KEYS};
+
 /// What becomes of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
@@ -13,7 +15,7 @@ pub enum Meaning {
     Unknown,
 }
 
-// `*` stands for one segment at least; the rest is literal.
+// `*` stands for one segment at least; the rest is literal. Those of key services are in a list of their own.
 const OBEYED: &[&str] = &[
     "listeners.tcp",
     "listeners.tcp.*",
@@ -76,17 +78,6 @@ const OBEYED: &[&str] = &[
     "at_rest.kek.passphrase_file",
     "at_rest.kek.passphrase_fd",
     "at_rest.kek.passphrase_prompt",
-    "at_rest.kek.pkcs11.module",
-    "at_rest.kek.pkcs11.token",
-    "at_rest.kek.pkcs11.label",
-    "at_rest.kek.pkcs11.pin_file",
-    "at_rest.kek.pkcs11.pin_env",
-    "at_rest.kek.vault.address",
-    "at_rest.kek.vault.mount",
-    "at_rest.kek.vault.key",
-    "at_rest.kek.vault.namespace",
-    "at_rest.kek.vault.token_file",
-    "at_rest.kek.vault.ca_file",
     "at_rest.kek.generate",
     "at_rest.kek.generate_path",
     "control.socket",
@@ -178,7 +169,7 @@ const IGNORED: &[&str] = &[
 /// What becomes of `key`.
 pub fn meaning(key: &str) -> Meaning {
     let listed = |patterns: &[&str]| patterns.iter().any(|pattern| fits(pattern, key));
-    if listed(OBEYED) {
+    if [OBEYED, &TOKEN_KEYS, &VAULT_KEYS].into_iter().any(listed) {
         Meaning::Obeyed
     } else if listed(IGNORED_WITH_EFFECT) {
         Meaning::IgnoredWithEffect
@@ -198,7 +189,13 @@ pub fn is_secret(key: &str) -> bool {
 /// The obeyed key that was probably meant: one of at most two edits away.
 pub fn suggestion(key: &str) -> Option<&'static str> {
     let near = |known: &&&str| !known.ends_with('*') && edits(known, key) <= 2;
-    OBEYED.iter().filter(near).min_by_key(|known| edits(known, key)).copied()
+    OBEYED
+        .iter()
+        .chain(&TOKEN_KEYS)
+        .chain(&VAULT_KEYS)
+        .filter(near)
+        .min_by_key(|known| edits(known, key))
+        .copied()
 }
 
 fn fits(pattern: &str, key: &str) -> bool {
