@@ -230,3 +230,12 @@ pub const KEY_SERVICE_SECONDS_MAX: u64 = 10;
 
 /// Most bytes of a key server's answer; Vault's has less than one thousand.
 pub const KEY_SERVICE_ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Longest time between two looks at memory and disk, in milliseconds.
+pub const ALARM_LOOK_MS_MAX: u64 = 1000;
+
+/// Shortest time between two looks at memory and disk, in milliseconds; a look costs some microseconds.
+pub const ALARM_LOOK_MS_MIN: u64 = 10;
+
+/// How fast memory or disk is taken to be used up at most, in bytes a millisecond.
+pub const ALARM_RATE_BYTES_PER_MS: u64 = 1024 * 1024;

@@ -2,6 +2,9 @@
 //! Deciding is plain data; who measures and when is the server's business.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::limits::{ALARM_LOOK_MS_MAX, ALARM_LOOK_MS_MIN, ALARM_RATE_BYTES_PER_MS};
 
 /// Which resources run short.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +32,18 @@ impl Thresholds {
                 && memory_bytes.is_some_and(|used| used > self.memory_bytes_max),
             disk: disk_free_bytes.is_some_and(|free| free < self.disk_free_bytes_min),
         }
+    }
+
+    /// When to look again: the less is left of a resource, the sooner, so that a fast publisher does not use it up
+    /// between two looks.
+    pub fn look_again_in(&self, memory_bytes: Option<u64>, disk_free_bytes: Option<u64>) -> Duration {
+        let memory = memory_bytes
+            .filter(|used| (1..self.memory_bytes_max).contains(used))
+            .map(|used| self.memory_bytes_max - used);
+        let disk = disk_free_bytes.and_then(|free| free.checked_sub(self.disk_free_bytes_min));
+        let left = memory.into_iter().chain(disk).min();
+        let ms = left.map_or(ALARM_LOOK_MS_MAX, |bytes| bytes / ALARM_RATE_BYTES_PER_MS);
+        Duration::from_millis(ms.clamp(ALARM_LOOK_MS_MIN, ALARM_LOOK_MS_MAX))
     }
 }
 
@@ -73,5 +88,19 @@ mod tests {
         }
         assert_eq!(thresholds.judge(None, None), Alarm::default());
         assert!(state.set(Alarm::default()) && !state.set(Alarm::default()));
+    }
+
+    #[test]
+    fn the_less_is_left_the_sooner_it_is_looked_again() {
+        const GIB: u64 = 1 << 30;
+        let thresholds = Thresholds { memory_bytes_max: 4 * GIB, disk_free_bytes_min: GIB };
+        let ms = |memory, disk| thresholds.look_again_in(memory, disk).as_millis();
+        assert_eq!(ms(Some(GIB), Some(9 * GIB)), 1000);
+        assert_eq!(ms(Some(GIB), Some(GIB + GIB / 8)), 128);
+        assert_eq!(ms(Some(4 * GIB - GIB / 16), Some(9 * GIB)), 64);
+        assert_eq!(ms(Some(GIB), Some(GIB)), 10);
+        // An alarm has been raised, or nothing was measured.
+        assert_eq!(ms(Some(5 * GIB), Some(GIB - 1)), 1000);
+        assert_eq!(ms(None, None), 1000);
     }
 }

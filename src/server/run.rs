@@ -29,8 +29,6 @@ use super::values::Listen;
 
 /// How long connections may take to say goodbye before the store is closed without them.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at memory, disk and the store's health.
-const TICK: Duration = Duration::from_secs(1);
 
 /// What keeps the broker from starting, or ended it; each names what is wrong and where.
 #[derive(Debug, thiserror::Error)]
@@ -232,24 +230,24 @@ async fn serve(config: &Config, engine: Arc<Engine>, tls: Option<Arc<TlsConfig>>
     ended
 }
 
-/// Looks at memory, disk and store once a tick; returns when the store has failed.
+/// Looks at memory, disk and store, once a second or sooner; returns when the store has failed.
 async fn watch(config: &Config, engine: &Engine) -> String {
     let total = measure::memory_total_bytes();
     let thresholds = Thresholds {
         memory_bytes_max: total.map_or(0, |total| config.memory_high_watermark.bytes(total)),
         disk_free_bytes_min: total.map_or(0, |total| config.disk_free_limit.bytes(total)),
     };
-    let mut tick = tokio::time::interval(TICK);
     let mut last = None;
     loop {
-        tick.tick().await;
         if let Some(failure) = engine.store().failure() {
             return failure.to_string();
         }
         let used = measure::memory_resident_bytes();
         engine.fit_into(used, thresholds.memory_bytes_max);
-        let alarm = thresholds.judge(used, measure::disk_free_bytes(&config.data_dir));
-        engine.set_alarm(alarm);
+        // What is not in a table yet goes to the disk a second time before its log is deleted.
+        let owed = engine.store().unflushed_bytes();
+        let free = measure::disk_free_bytes(&config.data_dir).map(|free| free.saturating_sub(owed));
+        engine.set_alarm(thresholds.judge(used, free));
         let reason = engine.alarm();
         if reason != last {
             match reason {
@@ -258,6 +256,7 @@ async fn watch(config: &Config, engine: &Engine) -> String {
             }
             last = reason;
         }
+        tokio::time::sleep(thresholds.look_again_in(used, free)).await;
     }
 }
 

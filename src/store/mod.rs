@@ -272,6 +272,11 @@ impl Store {
         self.failure().map_or(Ok(()), |failure| Err(StoreError::Stopped { dir: self.dir.clone(), failure }))
     }
 
+    /// Bytes that are on the disk once, and will be there twice for a moment; 0 when it is closed.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.rocks.upgrade().map_or(0, |rocks| rocks.unflushed_bytes())
+    }
+
     /// Where the store is.
     pub fn data_dir(&self) -> &Path {
         &self.dir

@@ -19,6 +19,7 @@ const MIB: usize = 1024 * 1024;
 const BLOB_BYTES_MIN: u64 = 4096;
 /// Blob files up to this share, from the oldest, are rewritten when the tables that name them are.
 const BLOB_AGE_CUTOFF: &str = "blob_garbage_collection_age_cutoff";
+const MEMTABLE_BYTES: &str = "rocksdb.cur-size-all-mem-tables";
 const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
 /// How much of a scan is read ahead, in bytes.
 const SCAN_READAHEAD_BYTES: usize = 2 * MIB;
@@ -99,6 +100,12 @@ impl Rocks {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         Ok(self.db.write_opt(batch.inner, &options)?)
+    }
+
+    /// Bytes that stand in the log and in memory, and are still to be written to tables. Never waits for the disk.
+    pub(super) fn unflushed_bytes(&self) -> u64 {
+        let of = |family| self.db.property_int_value_cf(self.family(family).ok()?, MEMTABLE_BYTES).ok()?;
+        Family::ALL.into_iter().filter_map(of).sum()
     }
 
     /// Makes a copy of the database at one moment in a folder that does not exist yet: files that never change are
