@@ -81,6 +81,34 @@ pub const BODY_CHUNKS_MAX: u32 = (MESSAGE_BYTES_MAX as usize / BODY_CHUNK_BYTES 
 /// Keys deleted in one batch while a dropped queue is cleared away.
 pub const PURGE_KEYS_MAX: usize = 4096;
 
+/// Records that are sealed again in one step of a reseal.
+pub const RESEAL_RECORDS_MAX: usize = 256;
+
+/// Bytes of records after which a step of a reseal ends; one larger body is a step of its own.
+pub const RESEAL_BYTES_MAX: usize = 1024 * 1024;
+
+/// Entries that one step of a reseal looks at, in memory, to find those that concern it.
+pub const RESEAL_LOOKS_MAX: usize = 16 * 1024;
+
+/// Time from one step of a reseal to the next, in milliseconds: the commits between belong to the clients, and it
+/// comes to 12 800 records or 50 MiB a second at most.
+pub const RESEAL_STEP_MS: u64 = 20;
+
+/// Bodies shared by several queues that one pass of a reseal keeps in mind until it has found all their entries.
+pub const RESEAL_SHARED_MAX: usize = 64 * 1024;
+
+/// Passes of a reseal without anything done after which it ends: what is left then cannot be read.
+pub const RESEAL_IDLE_PASSES_MAX: u32 = 3;
+
+/// Time between two passes of a reseal, in milliseconds: what a transaction or a purge still holds is free then.
+pub const RESEAL_PASS_MS: u64 = 500;
+
+/// How often it is looked for data keys that are so old that what they sealed is sealed again, in seconds.
+pub const RESEAL_LOOK_SECONDS: u64 = 3600;
+
+/// Age of a data key at which what it sealed is sealed again by itself, in days, unless the configuration says otherwise.
+pub const RESEAL_DAYS_DEFAULT: u64 = 30;
+
 /// Changes of any kind that one batch takes, acknowledgements and struck-out puts included; keeps the inbox
 /// lock short.
 pub const COMMIT_SLOTS_MAX: usize = 4 * COMMIT_MESSAGES_MAX;

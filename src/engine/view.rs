@@ -2,6 +2,7 @@
 //! types are never serialised; these are. No payload, header value or secret may enter them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -54,6 +55,11 @@ pub enum KeyringChange {
     },
     /// A new data key.
     NewDataKey,
+    /// What is under keys of this age, or older than the current one, sealed again.
+    Reseal {
+        /// The age.
+        older_than: Option<Duration>,
+    },
 }
 
 /// A change of the keyring that was not made.
@@ -76,6 +82,23 @@ pub struct KeyringView {
     pub slots: Vec<SlotView>,
     /// The data keys, oldest first.
     pub data_keys: Vec<DataKeyView>,
+    /// How far the sealing again of old records is.
+    pub reseal: ResealView,
+}
+
+/// The reseal that is under way, or was the last since the broker was started.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ResealView {
+    /// `running` or `idle`.
+    pub state: String,
+    /// Those of its old data keys that are still there.
+    pub keys: Vec<u32>,
+    /// Records that it has sealed again.
+    pub resealed: u64,
+    /// Records that still need its old keys.
+    pub left: u64,
+    /// Those of them that it could not read.
+    pub unreadable: u64,
 }
 
 /// A slot of the keyring.

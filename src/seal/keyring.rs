@@ -50,7 +50,7 @@ pub struct Slot {
 pub struct KeyEntry {
     /// How records name it; never 0, never used twice.
     pub key_id: u32,
-    /// 1: an epoch's data key. 2: a queue's own key.
+    /// 1: an epoch's data key. 2: a queue's own key. 3: one for records that were sealed once more.
     pub class: u8,
     /// 1: in use, 2: only opens.
     pub state: u8,

@@ -9,7 +9,7 @@ use super::key_service::{self, ServicePlace};
 use super::secret::Secret;
 use super::settings::{Settings, invalid};
 use super::values::duration;
-use crate::limits::ERASE_HOURS_DEFAULT;
+use crate::limits::{ERASE_HOURS_DEFAULT, RESEAL_DAYS_DEFAULT};
 use crate::store::Padding;
 
 /// The file that every store has at its top; a key is never made where it exists.
@@ -65,6 +65,8 @@ pub struct Resolved {
     pub padding: Padding,
     /// When a deleted message has left the disk.
     pub erase_within: Duration,
+    /// Age of a data key at which what it sealed is sealed again; `None` for never.
+    pub reseal_after: Option<Duration>,
     /// The folder that the key lies in, or would: where `sealmq-init` puts the administrator's password as well.
     pub secrets: Option<PathBuf>,
 }
@@ -82,6 +84,12 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
     let erase_within = settings
         .parse("at_rest.erase_within", "a time such as 90s, 15m, 24h or 7d", duration)?
         .unwrap_or(Duration::from_secs(ERASE_HOURS_DEFAULT * 3600));
+    let reseal_after = settings
+        .parse("at_rest.reseal_after", "off, or a time such as 24h or 30d", |text| match text {
+            "off" | "0" => Some(None),
+            _ => duration(text).map(Some),
+        })?
+        .unwrap_or(Some(Duration::from_secs(RESEAL_DAYS_DEFAULT * 86_400)));
     let file = settings.path("at_rest.kek.file")?;
     let generate_path =
         settings.path("at_rest.kek.generate_path")?.unwrap_or_else(|| PathBuf::from(GENERATED_KEK_DEFAULT));
@@ -93,7 +101,8 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
             data_dir.display()
         ));
         let secrets = folder_of(file.as_deref().unwrap_or(&generate_path));
-        return Ok(Resolved { at_rest: AtRest::PlainInsecure, padding, erase_within, anchor, secrets });
+        let at_rest = AtRest::PlainInsecure;
+        return Ok(Resolved { at_rest, padding, erase_within, reseal_after, anchor, secrets });
     }
     let source = kek_source(settings, data_dir, file.as_deref(), &generate_path)?;
     let secrets = match &source {
@@ -112,7 +121,8 @@ pub fn read(settings: &mut Settings, data_dir: &Path) -> Result<Resolved> {
         }
         _ => file.as_deref().and_then(folder_of),
     };
-    Ok(Resolved { at_rest: AtRest::Sealed(source), padding, erase_within, anchor, secrets })
+    let at_rest = AtRest::Sealed(source);
+    Ok(Resolved { at_rest, padding, erase_within, reseal_after, anchor, secrets })
 }
 
 fn kek_source(

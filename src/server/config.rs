@@ -59,6 +59,8 @@ pub struct Config {
     pub padding: Padding,
     /// When a deleted message has left the disk.
     pub erase_within: Duration,
+    /// Age of a data key at which what it sealed is sealed again; `None` for never.
+    pub reseal_after: Option<Duration>,
     /// The control socket's path.
     pub control_socket: PathBuf,
     /// What is worth telling, in order; see [`super::logging::tell`].
@@ -196,6 +198,7 @@ impl Config {
             anchor: resolved.anchor,
             padding: resolved.padding,
             erase_within: resolved.erase_within,
+            reseal_after: resolved.reseal_after,
             listeners,
             tls,
             data_dir,
@@ -439,6 +442,13 @@ default_pass = $(RABBITMQ_PASS)
         assert!(matches!(config.at_rest, AtRest::Sealed(KekSource::Generate { .. })));
         assert_eq!(config.padding, Padding::Padme);
         assert_eq!(config.erase_within, Duration::from_secs(24 * 3600));
+        assert_eq!(config.reseal_after, Some(Duration::from_secs(30 * 24 * 3600)));
+        for (written, expected) in
+            [("off", None), ("0", None), ("7d", Some(Duration::from_secs(7 * 24 * 3600)))]
+        {
+            let text = format!("{text}at_rest.reseal_after = {written}\n");
+            assert_eq!(host.load(&text, &LAB_ENVIRONMENT, &[]).unwrap().reseal_after, expected);
+        }
         let warnings: Vec<_> = config.notices.iter().filter(|n| matches!(n, Notice::Warning(_))).collect();
         assert_eq!(warnings.len(), 2, "the plain listener and the new key: {warnings:?}");
     }
@@ -522,6 +532,7 @@ default_pass = $(RABBITMQ_PASS)
             "at_rest.padding = zeros",
             "at_rest.erase_within = 0",
             "at_rest.erase_within = 5y",
+            "at_rest.reseal_after = never",
         ] {
             let base = "at_rest.kek.file = ROOT/secrets/at_rest_kek\n";
             let key = line.split(' ').next().unwrap();

@@ -101,6 +101,11 @@ pub enum Request {
     },
     /// Makes a new data key.
     KeyringRotateDek,
+    /// Seals again what is under old data keys.
+    KeyringReseal {
+        /// Age of those keys in seconds; older than the current one without it.
+        older_than: Option<u64>,
+    },
 }
 
 impl Request {
@@ -345,6 +350,9 @@ fn picture(request: Request, secret: &[u8], view: &dyn View) -> Value {
             keyring(KeyringChange::RemoveSlot { slot, in_use_too })
         }
         Request::KeyringRotateDek => keyring(KeyringChange::NewDataKey),
+        Request::KeyringReseal { older_than } => {
+            keyring(KeyringChange::Reseal { older_than: older_than.map(Duration::from_secs) })
+        }
     }
 }
 
@@ -466,7 +474,7 @@ pub(crate) mod tests {
             };
             let mut slots = vec![slot("00ff00ff", "key", true)];
             match change {
-                KeyringChange::None | KeyringChange::NewDataKey => {}
+                KeyringChange::None | KeyringChange::NewDataKey | KeyringChange::Reseal { .. } => {}
                 KeyringChange::AddKey(path) => slots.push(slot(&path.display().to_string(), "key", false)),
                 KeyringChange::AddPassphrase(_) => slots.push(slot("11ee", "passphrase", false)),
                 KeyringChange::AddService(service) => {
@@ -478,7 +486,8 @@ pub(crate) mod tests {
                 }
             }
             let key = DataKeyView { id: 7, state: "seals".into(), records: 3, ..DataKeyView::default() };
-            Ok(KeyringView { store: "ab".into(), generation: 9, slots, data_keys: vec![key] })
+            let data_keys = vec![key];
+            Ok(KeyringView { store: "ab".into(), generation: 9, slots, data_keys, ..KeyringView::default() })
         }
     }
 

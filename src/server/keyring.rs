@@ -2,9 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::engine::view::{DataKeyView, KeyringChange, KeyringRefused, KeyringView, SlotView};
+use crate::engine::view::{DataKeyView, KeyringChange, KeyringRefused, KeyringView, ResealView, SlotView};
 use crate::seal::Credential;
-use crate::store::{KeyringFacts, Store, StoreError, kek_from_file};
+use crate::store::{KeyringFacts, ResealFacts, Store, StoreError, kek_from_file};
 
 /// Does what was asked. Blocks: a passphrase takes a second, and each change is synced to the disk.
 pub(super) fn change(store: &Store, change: KeyringChange) -> Result<KeyringView, KeyringRefused> {
@@ -16,6 +16,7 @@ pub(super) fn change(store: &Store, change: KeyringChange) -> Result<KeyringView
         KeyringChange::AddService(service) => store.add_slot(Credential::Service(service)),
         KeyringChange::RemoveSlot { slot, in_use_too } => store.remove_slot(&slot, in_use_too),
         KeyringChange::NewDataKey => store.rotate_data_key(),
+        KeyringChange::Reseal { older_than } => store.reseal(older_than),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     changed.map(|facts| picture(facts, now)).map_err(refused)
@@ -42,10 +43,13 @@ fn picture(facts: KeyringFacts, now_ms: u64) -> KeyringView {
         retired_ms: key.retired_ms,
         records: key.records,
     });
+    let ResealFacts { is_running, keys, resealed, left, unreadable } = facts.reseal;
+    let state = if is_running { "running" } else { "idle" }.to_owned();
     KeyringView {
         store: facts.store,
         generation: facts.generation,
         slots: slots.collect(),
         data_keys: data_keys.collect(),
+        reseal: ResealView { state, keys, resealed, left, unreadable },
     }
 }

@@ -70,6 +70,7 @@ const OBEYED: &[&str] = &[
     "at_rest.mode",
     "at_rest.padding",
     "at_rest.erase_within",
+    "at_rest.reseal_after",
     "at_rest.kek.file",
     "at_rest.kek.env",
     "at_rest.kek.credential",

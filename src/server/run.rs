@@ -151,6 +151,7 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
         quarantine: accepted.quarantine,
         padding: config.padding,
         erase_within: config.erase_within,
+        reseal_after: config.reseal_after,
         ..OpenOptions::new(&config.data_dir, mode, kek)
     })?;
     let held = recovered

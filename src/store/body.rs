@@ -152,6 +152,11 @@ impl BodyCounts {
         self.0.insert(id, entries);
     }
 
+    /// How many entries of a body that was made for `promised` are left.
+    pub(super) fn left(&self, id: BodyId, promised: u32) -> u32 {
+        self.0.get(&id).copied().unwrap_or(promised)
+    }
+
     /// One entry less. Gives what must be removed from the store when it was the last.
     pub(super) fn settle(&mut self, body: &SharedBody) -> Settled {
         if !self.is_last(body.id, body.promised) {

@@ -25,7 +25,8 @@ use super::purge::Purge;
 use super::record::{
     BodyRef, CommitRow, Content, DeliveryCount, Entry, EntryRecord, Manifest, Record, RowRecord, read_entry,
 };
-use super::rocks::{Batch, Rocks};
+use super::reseal::Reseal;
+use super::rocks::{Batch, Puts, Rocks};
 use super::sealing::{Opening, Sealing, name_of};
 use super::shred::{QueueKeys, Under};
 use crate::broker::id::{QueueId, Seq};
@@ -58,6 +59,7 @@ pub(super) struct Committer {
     pub(super) commit_seq: u64,
     pub(super) key_duty: KeyDuty,
     pub(super) queue_keys: QueueKeys,
+    pub(super) reseal: Reseal,
     /// The keyring's generation that the last commit names.
     pub(super) told_generation: u64,
     /// Reused by every record.
@@ -107,7 +109,7 @@ impl Committer {
         let (mut ops, mut woken): (Vec<Op>, Vec<Waker>) = (Vec::new(), Vec::new());
         loop {
             let more = !self.purges.is_empty() || self.told_generation != self.generation();
-            let idle = self.anchor.due_in();
+            let idle = self.anchor.due_in().into_iter().chain(self.reseal.due_in()).min();
             let taken = self.core.take(&mut ops, &mut self.delivered, more, idle);
             let clean = taken.ended && self.purges.is_empty();
             let committed = self.commit(&mut ops, clean);
@@ -159,6 +161,9 @@ impl Committer {
             self.ledger.delivered_up_to(queue, seq);
         }
         self.purge_step(purges, &mut batch, &mut tally)?;
+        if !clean {
+            self.reseal_step(&mut batch)?;
+        }
         if clean {
             self.ledger.touch_all();
         }
@@ -189,8 +194,8 @@ impl Committer {
         match op {
             Op::Put(put) => self.put(put, batch, tally),
             Op::Delete { queue, seq, bytes, shared } => {
-                if self.ledger.delete(*queue, *seq, *bytes) {
-                    batch.delete_once(Family::Entries, &Key::entry(*queue, *seq));
+                if let Some(puts) = self.ledger.delete(*queue, *seq, *bytes) {
+                    batch.remove(Family::Entries, &Key::entry(*queue, *seq), puts);
                     if self.ledger.uncount(*queue, *seq) {
                         let key = Key::delivery_count(*queue, *seq);
                         self.presence.remove(Kept::Count, &key);
@@ -243,8 +248,10 @@ impl Committer {
 
     fn remove(&mut self, settled: Settled, batch: &mut Batch<'_>) {
         if let Settled::Remove(BodyRef { id, chunks, .. }) = settled {
-            self.ledger.key_use.release_body(id);
-            (0..chunks).for_each(|chunk| batch.delete_once(Family::Bodies, &Key::body(id, chunk)));
+            let key_use = &mut self.ledger.key_use;
+            let puts = key_use.puts(key_use.body_key(id));
+            key_use.release_body(id);
+            (0..chunks).for_each(|chunk| batch.remove(Family::Bodies, &Key::body(id, chunk), puts));
         }
     }
 
@@ -374,15 +381,16 @@ impl Committer {
                         left = left.saturating_sub(PURGE_READ_COST);
                         self.settle_unread(purge.queue, seq, batch)?;
                     }
-                    batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
+                    batch.remove(Family::Entries, &Key::entry(purge.queue, seq), purge.puts);
                 } else if let Some(seq) = purge.extra.pop() {
-                    batch.delete_once(Family::Entries, &Key::entry(purge.queue, seq));
+                    // Nobody knows how it came there.
+                    batch.remove(Family::Entries, &Key::entry(purge.queue, seq), Puts::Several);
                 } else if let Some((queue, seq)) = purge.counts.pop_front() {
                     let key = Key::delivery_count(queue, seq);
                     self.presence.remove(Kept::Count, &key);
                     batch.delete(Family::Meta, &key);
                 } else if let Some((id, chunk)) = purge.orphans.pop_front() {
-                    batch.delete_once(Family::Bodies, &Key::body(id, chunk));
+                    batch.remove(Family::Bodies, &Key::body(id, chunk), Puts::Several);
                 }
             }
             if purge.keys() > 0 {

@@ -24,6 +24,23 @@ pub struct KeyringFacts {
     pub slots: Vec<SlotFacts>,
     /// The data keys, oldest first.
     pub keys: Vec<DataKeyFacts>,
+    /// How far the sealing again of old records is.
+    pub reseal: ResealFacts,
+}
+
+/// The reseal that is under way, or was the last since the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResealFacts {
+    /// It is under way.
+    pub is_running: bool,
+    /// Those of its old keys that are still there.
+    pub keys: Vec<u32>,
+    /// Entries and bodies that it has sealed again.
+    pub resealed: u64,
+    /// Entries and bodies that still need its old keys.
+    pub left: u64,
+    /// Those of them that it could not read.
+    pub unreadable: u64,
 }
 
 /// A slot without its secrets.
@@ -62,8 +79,15 @@ pub struct DataKeyFacts {
 pub(super) enum KeyChange {
     None,
     AddSlot(SlotKey),
-    RemoveSlot { id: String, in_use_too: bool },
+    RemoveSlot {
+        id: String,
+        in_use_too: bool,
+    },
     NewDataKey,
+    /// What is under keys of such an age, or older than the current one, is to be sealed again.
+    Reseal {
+        older_than: Option<Duration>,
+    },
 }
 
 /// A change, and where its outcome goes.
@@ -120,6 +144,15 @@ impl Store {
     /// `E_NO_KEYRING`, `E_STORE_IO`.
     pub fn rotate_data_key(&self) -> Result<KeyringFacts, StoreError> {
         self.ask_for(KeyChange::NewDataKey)
+    }
+
+    /// Begins to seal again what is under data keys that were made `older_than` ago, or before the current one;
+    /// [`Store::keyring`] tells how far it is. Old keys go with their last record.
+    ///
+    /// # Errors
+    /// `E_NO_KEYRING`, `E_STORE_IO`.
+    pub fn reseal(&self, older_than: Option<Duration>) -> Result<KeyringFacts, StoreError> {
+        self.ask_for(KeyChange::Reseal { older_than })
     }
 
     fn ask_for(&self, change: KeyChange) -> Result<KeyringFacts, StoreError> {

@@ -72,7 +72,7 @@ impl Committer {
         self.sealing.renew().map_err(refused)
     }
 
-    fn new_data_key(&mut self) -> Result<(), StoreError> {
+    pub(super) fn new_data_key(&mut self) -> Result<(), StoreError> {
         let (Some(file), Sealing::Sealed { data, .. }) = (&mut self.keyring, &mut self.sealing) else {
             return Err(SlotRefusal::NoKeyring.into());
         };
@@ -116,10 +116,11 @@ impl Committer {
 
     fn drop_data_keys(&mut self) {
         let Some(file) = &mut self.keyring else { return };
-        let (key_use, duty) = (&mut self.ledger.key_use, &mut self.key_duty);
+        let (key_use, duty, reseal) = (&mut self.ledger.key_use, &mut self.key_duty, &self.reseal);
         // Queues' own keys have their own rules (shred.rs).
         let is_free = |entry: &KeyEntry, key_use: &KeyUse| {
-            !seals(entry) && queue_of(entry).is_none() && key_use.count(entry.key_id) == 0
+            let is_common = !seals(entry) && queue_of(entry).is_none();
+            is_common && key_use.count(entry.key_id) == 0 && !reseal.uses(entry.key_id)
         };
         if file.ring().keys.iter().any(|entry| is_free(entry, key_use) && duty.holds(entry.key_id)) {
             // Somebody will put the body into a batch, or give it up; both end in a commit.
@@ -154,6 +155,7 @@ impl Committer {
                 tracing::info!(slot, generation = file.ring().generation, "keyring: a slot was removed");
             }
             KeyChange::NewDataKey => self.new_data_key()?,
+            KeyChange::Reseal { older_than } => self.start_reseal(*older_than)?,
         }
         self.keyring_facts()
     }
@@ -182,6 +184,7 @@ impl Committer {
             generation: ring.generation,
             slots: ring.slots.iter().map(slot).collect(),
             keys: ring.keys.iter().map(key).collect(),
+            reseal: self.reseal_facts(),
         })
     }
 }

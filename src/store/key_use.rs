@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
+use super::rocks::Puts;
 use crate::broker::id::BodyId;
 
 /// The key of a plain store's records; not counted.
@@ -24,7 +25,9 @@ pub(super) struct KeyUse {
     idle: bool,
     /// Keys of single queues, and whether they are those of new records.
     own: HashMap<u32, bool, foldhash::fast::RandomState>,
-    /// The bodies sealed under these: they stand between the others, and would cut the runs to pieces.
+    /// Keys under which only records are that were written once more.
+    resealed: Vec<u32>,
+    /// The bodies under the last two: they stand between the others, and would cut the runs to pieces.
     own_bodies: HashMap<BodyId, u32, foldhash::fast::RandomState>,
 }
 
@@ -61,7 +64,7 @@ impl KeyUse {
 
     /// A body was sealed under the key.
     pub(super) fn add_body(&mut self, id: BodyId, key: u32) {
-        if !self.own.is_empty() && self.own.contains_key(&key) {
+        if self.is_own(key) || self.resealed.contains(&key) {
             self.own_bodies.insert(id, key);
         } else {
             self.bodies.put(id.0, key, 0);
@@ -78,6 +81,30 @@ impl KeyUse {
     pub(super) fn own(&mut self, key: u32, seals: bool) {
         self.own.insert(key, seals);
         self.idle |= !seals;
+    }
+
+    /// All records under the key were under another one before.
+    pub(super) fn reseals(&mut self, key: u32) {
+        self.resealed.push(key);
+    }
+
+    /// How often a record under the key was written. One that does not tell its key may be any.
+    pub(super) fn puts(&self, key: u32) -> Puts {
+        match self.resealed.is_empty() || (key != NO_KEY && !self.resealed.contains(&key)) {
+            true => Puts::One,
+            false => Puts::Several,
+        }
+    }
+
+    /// The key of a body that is there.
+    pub(super) fn body_key(&self, id: BodyId) -> u32 {
+        self.own_bodies.get(&id).copied().unwrap_or_else(|| self.bodies.key(id.0))
+    }
+
+    /// A body is under another key now.
+    pub(super) fn rekey_body(&mut self, id: BodyId, key: u32) {
+        self.release_body(id);
+        self.add_body(id, key);
     }
 
     /// What recovery found, in any order: body and key.
@@ -129,6 +156,7 @@ impl KeyUse {
         self.counts.retain(|(id, _)| !keys.contains(id));
         self.bodies.forget(keys);
         self.own.retain(|id, _| !keys.contains(id));
+        self.resealed.retain(|id| !keys.contains(id));
     }
 }
 
@@ -166,6 +194,36 @@ impl KeyRuns {
         if let Some(around) = around.filter(|_| seq + 1 < next) {
             self.runs.insert(after + 1, (seq + 1, around));
         }
+    }
+
+    /// The entry at `seq` is under another key now; between it and `from`, which is not behind it, is no other entry.
+    pub(super) fn rekey(&mut self, from: u64, seq: u64, key: u32) {
+        let Some(at) = self.runs.partition_point(|(first, _)| *first <= seq).checked_sub(1) else { return };
+        let Some((start, former)) = self.runs.get(at).copied().filter(|(_, former)| *former != key) else {
+            return;
+        };
+        let end = self.runs.get(at + 1).map_or(u64::MAX, |(first, _)| *first);
+        let from = from.max(start);
+        // Before it, itself, and behind it; what is empty falls out.
+        let pieces = [(start, former, from), (from, key, seq + 1), (seq + 1, former, end)];
+        let pieces =
+            pieces.into_iter().filter(|(first, _, end)| first < end).map(|(first, key, _)| (first, key));
+        let pieces: SmallVec<[(u64, u32); 3]> = pieces.collect();
+        self.runs.remove(at);
+        self.runs.insert_many(at, pieces);
+        // Only neighbours of the new pieces can have their key.
+        let mut next = (at + 4).min(self.runs.len());
+        while next > at.max(1) {
+            next -= 1;
+            if next > 0 && self.runs.get(next).map(|run| run.1) == self.runs.get(next - 1).map(|run| run.1) {
+                self.runs.remove(next);
+            }
+        }
+    }
+
+    /// The keys that some entry may be under.
+    pub(super) fn keys(&self) -> impl Iterator<Item = u32> {
+        self.runs.iter().map(|(_, key)| *key)
     }
 
     /// Keys of which no entry is left.
@@ -218,6 +276,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_that_changes_is_that_of_its_entry_alone_and_neighbours_with_one_key_are_one_run(
+            places in proptest::collection::btree_map(1u64..60, 1u32..4, 1..30),
+            changed in proptest::collection::vec((any::<proptest::sample::Index>(), 5u32..7), 0..60),
+        ) {
+            let (mut runs, mut model) = (KeyRuns::default(), places);
+            for (seq, key) in &model {
+                runs.put(*seq, *key, 0);
+            }
+            for (index, key) in changed {
+                let seq = *index.get(&model.keys().copied().collect::<Vec<_>>());
+                let from = model.range(..seq).next_back().map_or(0, |(before, _)| before + 1);
+                runs.rekey(from, seq, key);
+                model.insert(seq, key);
+                for (seq, key) in &model {
+                    prop_assert_eq!(runs.key(*seq), *key, "place {}", seq);
+                }
+                prop_assert!(runs.runs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 != pair[1].1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_rekeyed_from_its_head_has_two_runs() {
+        let mut runs = KeyRuns::default();
+        (1..1000u64).for_each(|n| runs.put(n * 7, 1, 0));
+        (1..500u64).for_each(|n| runs.rekey(if n == 1 { 0 } else { n * 7 - 6 }, n * 7, 2));
+        assert_eq!(runs.runs.as_slice(), [(0, 2), (499 * 7 + 1, 1)]);
     }
 
     #[test]

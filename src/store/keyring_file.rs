@@ -18,12 +18,18 @@ use crate::seal::slot_key::{Cost, SlotKey};
 pub(super) const COPIES: [&str; 2] = ["keyring", "keyring.mirror"];
 const CLASS_EPOCH: u8 = 1;
 const CLASS_QUEUE: u8 = 2;
+const CLASS_RESEAL: u8 = 3;
 const STATE_SEALS: u8 = 1;
 const STATE_OPENS: u8 = 2;
 
 /// The queue whose own key this is; `None` for a key of all other queues.
 pub(super) fn queue_of(entry: &KeyEntry) -> Option<QueueId> {
     (entry.class == CLASS_QUEUE).then_some(QueueId(entry.scope))
+}
+
+/// What it sealed had been sealed before: only records that were written once more are under it, and all of those.
+pub(super) fn resealed(entry: &KeyEntry) -> bool {
+    entry.class == CLASS_RESEAL
 }
 
 /// New records are sealed under it.
@@ -142,6 +148,11 @@ impl KeyringFile {
         self.next_key(CLASS_QUEUE, queue.0, now_ms, |_| true)
     }
 
+    /// As [`KeyringFile::next_data_key`], for records that are sealed once more.
+    pub(super) fn next_reseal_key(&mut self, now_ms: u64) -> Result<Arc<Key>, StoreError> {
+        self.next_key(CLASS_RESEAL, 0, now_ms, |_| true)
+    }
+
     fn next_key(
         &mut self,
         class: u8,
@@ -154,6 +165,9 @@ impl KeyringFile {
         let key_id = u32::try_from(self.tried + 1)
             .map_err(|_| StoreError::system(&self.dir, "data key ids are used up"))?;
         let key = Arc::new(Key::data(key_id, &dek));
+        // What it seals was never new, and it is not to be waited for when that is done.
+        let (state, retired_ms) =
+            if class == CLASS_RESEAL { (STATE_OPENS, now_ms) } else { (STATE_SEALS, 0) };
         let sealing = |entry: &KeyEntry| seals(entry) && entry.class == class && entry.scope == scope;
         let before: Vec<u32> = self.ring.keys.iter().filter(|e| sealing(e)).map(|e| e.key_id).collect();
         for entry in self.ring.keys.iter_mut().filter(|entry| sealing(entry)) {
@@ -162,9 +176,9 @@ impl KeyringFile {
         self.ring.keys.push(KeyEntry {
             key_id,
             class,
-            state: STATE_SEALS,
+            state,
             created_ms: now_ms,
-            retired_ms: 0,
+            retired_ms,
             scope,
             key: dek,
         });

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use super::key_use::{KeyRuns, KeyUse};
 use super::live::LiveSet;
 use super::record::Manifest;
+use super::rocks::Puts;
 use crate::broker::id::{QueueId, Seq};
 use crate::limits::EXTRA_ENTRIES_MAX;
 use crate::seal::multiset::Multiset;
@@ -56,6 +57,8 @@ pub(super) struct Dropped {
     pub(super) has_manifest: bool,
     /// Some of them may have bodies apart.
     pub(super) has_bodies: bool,
+    /// How often some of them may have been written.
+    pub(super) puts: Puts,
 }
 
 impl Ledger {
@@ -90,7 +93,7 @@ impl Ledger {
 
     /// An entry that was found, of `bytes` message bytes, turns out to be no part of its queue.
     pub(super) fn exclude(&mut self, queue: QueueId, seq: Seq, bytes: u32) {
-        if self.delete(queue, seq, bytes)
+        if self.delete(queue, seq, bytes).is_some()
             && let Some(ledger) = self.queues.get_mut(&queue)
         {
             ledger.extra.push(seq.0);
@@ -126,19 +129,53 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether the entry, of `bytes` message bytes, was live; if so it is not any more, and its key is to be
-    /// removed.
-    pub(super) fn delete(&mut self, queue: QueueId, seq: Seq, bytes: u32) -> bool {
-        let Some(ledger) = self.queues.get_mut(&queue).filter(|ledger| ledger.live.contains(seq)) else {
-            return false;
-        };
+    /// How often the entry, of `bytes` message bytes, was written if it was live; it is not any more, and its key is
+    /// to be removed.
+    pub(super) fn delete(&mut self, queue: QueueId, seq: Seq, bytes: u32) -> Option<Puts> {
+        let ledger = self.queues.get_mut(&queue).filter(|ledger| ledger.live.contains(seq))?;
         ledger.live.remove(seq);
         ledger.live_bytes = ledger.live_bytes.saturating_sub(bytes.into());
         let key = ledger.keys.key(seq.0);
         ledger.multiset = ledger.multiset.wrapping_sub(self.multiset.term(queue.0, seq.0, key));
         self.key_use.release(key);
         ledger.touch(queue, &mut self.touched);
-        true
+        Some(self.key_use.puts(key))
+    }
+
+    pub(super) fn is_live(&self, queue: QueueId, seq: Seq) -> bool {
+        self.queues.get(&queue).is_some_and(|ledger| ledger.live.contains(seq))
+    }
+
+    /// The queue's first live entry at or behind `from`, and its key.
+    pub(super) fn next_live(&self, queue: QueueId, from: Seq) -> Option<(Seq, u32)> {
+        let ledger = self.queues.get(&queue)?;
+        ledger.live.at_or_after(from).map(|seq| (seq, ledger.keys.key(seq.0)))
+    }
+
+    /// Whether an entry of the queue, or its body, may be under one of the keys.
+    pub(super) fn may_be_under(&self, queue: QueueId, keys: &[u32]) -> bool {
+        let is_one =
+            |ledger: &QueueLedger| ledger.has_bodies || ledger.keys.keys().any(|key| keys.contains(&key));
+        self.queues.get(&queue).is_some_and(is_one)
+    }
+
+    /// Whether the queue's entries may have bodies apart.
+    pub(super) fn has_bodies(&self, queue: QueueId) -> bool {
+        self.queues.get(&queue).is_some_and(|ledger| ledger.has_bodies)
+    }
+
+    /// A live entry is under another key with the batch that is being made.
+    pub(super) fn rekey(&mut self, queue: QueueId, seq: Seq, key: u32) {
+        if let Some(ledger) = self.queues.get_mut(&queue).filter(|ledger| ledger.live.contains(seq)) {
+            let (former, from) =
+                (ledger.keys.key(seq.0), ledger.live.before(seq).map_or(0, |before| before.0 + 1));
+            ledger.keys.rekey(from, seq.0, key);
+            let [less, more] = [former, key].map(|key| self.multiset.term(queue.0, seq.0, key));
+            ledger.multiset = ledger.multiset.wrapping_sub(less).wrapping_add(more);
+            self.key_use.release(former);
+            self.key_use.add(key);
+            ledger.touch(queue, &mut self.touched);
+        }
     }
 
     /// Whether the entry is live; if so it has a delivery count from now on.
@@ -165,15 +202,17 @@ impl Ledger {
 
     /// Forgets a queue.
     pub(super) fn drop_queue(&mut self, queue: QueueId) -> Dropped {
-        let Some(ledger) = self.queues.remove(&queue) else { return Dropped::default() };
-        let seqs = ledger.live;
+        let Some(mut ledger) = self.queues.remove(&queue) else { return Dropped::default() };
+        let seqs = std::mem::take(&mut ledger.live);
         seqs.iter().for_each(|seq| self.key_use.release(ledger.keys.key(seq.0)));
         let counted = match self.counted.is_empty() {
             true => Vec::new(),
             false => seqs.iter().filter(|seq| self.uncount(queue, *seq)).collect(),
         };
+        let puts = ledger.puts(&self.key_use);
         let extra = ledger.extra.into_iter().map(Seq).collect();
-        Dropped { seqs, extra, counted, has_manifest: ledger.has_manifest, has_bodies: ledger.has_bodies }
+        let (has_manifest, has_bodies) = (ledger.has_manifest, ledger.has_bodies);
+        Dropped { seqs, extra, counted, has_manifest, has_bodies, puts }
     }
 
     /// The entries between two places, of `bytes` message bytes, are to be cleared away.
@@ -188,11 +227,12 @@ impl Ledger {
         ledger.live_bytes = ledger.live_bytes.saturating_sub(bytes);
         ledger.touch(queue, &mut self.touched);
         let (has_manifest, has_bodies) = (ledger.has_manifest, ledger.has_bodies);
+        let puts = ledger.puts(&self.key_use);
         let counted = match self.counted.is_empty() {
             true => Vec::new(),
             false => seqs.iter().filter(|seq| self.uncount(queue, *seq)).collect(),
         };
-        Dropped { seqs, extra: Vec::new(), counted, has_manifest, has_bodies }
+        Dropped { seqs, extra: Vec::new(), counted, has_manifest, has_bodies, puts }
     }
 
     /// A body of the queue is stored apart from its entry.
@@ -239,6 +279,12 @@ impl Ledger {
 }
 
 impl QueueLedger {
+    /// How often some entry may have been written.
+    fn puts(&self, key_use: &KeyUse) -> Puts {
+        let several = self.keys.keys().any(|key| key_use.puts(key) == Puts::Several);
+        if several { Puts::Several } else { Puts::One }
+    }
+
     fn touch(&mut self, queue: QueueId, touched: &mut Vec<QueueId>) {
         if !self.touched {
             self.touched = true;
@@ -295,7 +341,7 @@ mod tests {
                     prop_assert_eq!(ledger.put(QUEUE, Seq(seq), seq as u32, key).is_ok(), fresh);
                     model.entry(seq).or_insert(key);
                 } else {
-                    prop_assert_eq!(ledger.delete(QUEUE, Seq(seq), seq as u32), model.remove(&seq).is_some());
+                    prop_assert_eq!(ledger.delete(QUEUE, Seq(seq), seq as u32).is_some(), model.remove(&seq).is_some());
                 }
                 if seq_of_range > 0 {
                     let gone: Vec<u64> = model.range(..seq_of_range).map(|(seq, _)| *seq).collect();
@@ -325,8 +371,8 @@ mod tests {
         let mut ledger = ledger();
         ledger.put(QUEUE, Seq(3), 1, 1).unwrap();
         assert_eq!(ledger.put(QUEUE, Seq(3), 1, 1), Err(Duplicate(QUEUE, Seq(3))));
-        assert!(ledger.delete(QUEUE, Seq(3), 1));
-        assert!(!ledger.delete(QUEUE, Seq(3), 1) && !ledger.delete(QueueId(6), Seq(3), 1));
+        assert_eq!(ledger.delete(QUEUE, Seq(3), 1), Some(Puts::One));
+        assert_eq!([QUEUE, QueueId(6)].map(|queue| ledger.delete(queue, Seq(3), 1)), [None, None]);
     }
 
     #[test]
@@ -334,7 +380,7 @@ mod tests {
         let mut ledger = ledger();
         (1..=3).for_each(|seq| ledger.put(QUEUE, Seq(seq), 1, 1).unwrap());
         assert!(ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(2)) && ledger.count(QUEUE, Seq(3)));
-        assert!(ledger.delete(QUEUE, Seq(2), 1) && ledger.uncount(QUEUE, Seq(2)));
+        assert!(ledger.delete(QUEUE, Seq(2), 1).is_some() && ledger.uncount(QUEUE, Seq(2)));
         assert!(!ledger.uncount(QUEUE, Seq(2)), "once");
         assert!(!ledger.count(QUEUE, Seq(2)) && !ledger.count(QueueId(6), Seq(3)));
         assert_eq!(ledger.drop_queue(QUEUE).counted, [Seq(3)]);

@@ -97,6 +97,29 @@ impl LiveSet {
         Some(first)
     }
 
+    /// The first at or behind `from`.
+    pub(super) fn at_or_after(&self, from: Seq) -> Option<Seq> {
+        let at = self.blocks.partition_point(|block| block.index < from.0 / BLOCK);
+        self.blocks.range(at..).find_map(|block| {
+            let mask = if block.index == from.0 / BLOCK { u64::MAX << (from.0 % BLOCK) } else { u64::MAX };
+            let rest = Block { bits: block.bits & mask, ..*block };
+            (rest.bits != 0).then(|| rest.first())
+        })
+    }
+
+    /// The last before `upto`.
+    pub(super) fn before(&self, upto: Seq) -> Option<Seq> {
+        let at = self.blocks.partition_point(|block| block.index <= upto.0 / BLOCK);
+        self.blocks.range(..at).rev().find_map(|block| {
+            let bits = match block.index == upto.0 / BLOCK {
+                true => block.bits & !(u64::MAX << (upto.0 % BLOCK)),
+                false => block.bits,
+            };
+            let last = u64::from(u64::BITS - 1).checked_sub(bits.leading_zeros().into())?;
+            Some(Seq(block.index * BLOCK + last))
+        })
+    }
+
     /// Takes out what lies from `first` to `last`.
     pub(super) fn take_range(&mut self, first: Seq, last: Seq) -> LiveSet {
         let mut taken = LiveSet::default();
@@ -187,6 +210,11 @@ mod tests {
                 }
                 prop_assert_eq!((set.len(), set.is_empty()), (model.len() as u64, model.is_empty()));
                 prop_assert_eq!(set.first().map(|seq| seq.0), model.first().copied());
+                for place in (0..410).step_by(7).chain(model.iter().copied().take(40)) {
+                    let next = model.range(place..).next().copied().map(Seq);
+                    let last = model.range(..place).next_back().copied().map(Seq);
+                    prop_assert_eq!((set.at_or_after(Seq(place)), set.before(Seq(place))), (next, last));
+                }
                 prop_assert!(model.iter().all(|seq| set.contains(Seq(*seq))) && !set.contains(Seq(500)));
             }
             prop_assert_eq!(set.iter().map(|seq| seq.0).collect::<Vec<_>>(), model.into_iter().collect::<Vec<_>>());

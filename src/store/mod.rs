@@ -49,6 +49,7 @@ mod reader;
 mod record;
 mod recovered;
 mod recovery;
+mod reseal;
 mod restored;
 mod rocks;
 mod sealing;
@@ -76,7 +77,7 @@ pub use kek::{
     kek_from_bytes, kek_from_credential, kek_from_file, kek_from_text, line_from_file, passphrase_from_bytes,
     passphrase_from_file,
 };
-pub use key_admin::{DataKeyFacts, KeyringFacts, SlotFacts};
+pub use key_admin::{DataKeyFacts, KeyringFacts, ResealFacts, SlotFacts};
 pub use layout::RowKind;
 #[doc(hidden)]
 pub use preflight::{LogState, check_log};
@@ -86,7 +87,7 @@ pub use recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row}
 
 use crate::broker::id::{BodyId, RowId};
 use crate::broker::message::Message;
-use crate::limits::{COMMITTER_SEAL_BYTES_MAX, ERASE_HOURS_DEFAULT, PROBE_SECONDS_MAX};
+use crate::limits::{COMMITTER_SEAL_BYTES_MAX, ERASE_HOURS_DEFAULT, PROBE_SECONDS_MAX, RESEAL_DAYS_DEFAULT};
 use crate::seal::Credential;
 
 /// Whoever reads when a store is closed is waited for, no longer than this.
@@ -111,6 +112,8 @@ pub struct OpenOptions {
     pub quarantine: bool,
     /// When a deleted message has left the disk: log, tables and blob files.
     pub erase_within: Duration,
+    /// What is under a data key that was made so long ago is sealed again by itself; `None` for never.
+    pub reseal_after: Option<Duration>,
 }
 
 impl OpenOptions {
@@ -118,8 +121,19 @@ impl OpenOptions {
     pub fn new(dir: impl Into<PathBuf>, mode: Mode, kek: Option<Credential>) -> OpenOptions {
         let (dir, padding) = (dir.into(), Padding::default());
         let erase_within = Duration::from_secs(ERASE_HOURS_DEFAULT * 3600);
+        let reseal_after = Some(Duration::from_secs(RESEAL_DAYS_DEFAULT * 86_400));
         let (anchor, accept_rollback, quarantine) = (None, None, false);
-        OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine, erase_within }
+        OpenOptions {
+            dir,
+            mode,
+            kek,
+            padding,
+            anchor,
+            accept_rollback,
+            quarantine,
+            erase_within,
+            reseal_after,
+        }
     }
 }
 

@@ -15,13 +15,14 @@ use super::erase::Eraser;
 use super::error::StoreError;
 use super::files;
 use super::key_duty::KeyDuty;
-use super::keyring_file::{KeyringFile, queue_of, seals};
+use super::keyring_file::{KeyringFile, queue_of, resealed, seals};
 use super::ledger::Ledger;
 use super::op::Op;
 use super::preflight::{self, Findings};
 use super::presence::Presence;
 use super::recovered::Recovered;
 use super::recovery::{Counts, Terms, judge, restore};
+use super::reseal::Reseal;
 use super::rocks::{Rocks, Tail};
 use super::sealing::{Opening, Sealing};
 use super::shred::QueueKeys;
@@ -61,7 +62,7 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.
 pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
-    let OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine, erase_within: _ } =
+    let OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine, reseal_after, .. } =
         options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
@@ -119,6 +120,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         commit_seq,
         key_duty: KeyDuty::new(keep_all_keys),
         queue_keys,
+        reseal: Reseal::new(reseal_after),
         told_generation: restored.commit.keyring_generation,
         value: Vec::new(),
         _lock: lock,
@@ -130,8 +132,12 @@ pub(super) fn counts(keyring: Option<&KeyringFile>) -> Counts {
     let root = keyring.map(|file| &file.ring().root);
     let sum = |key: Option<Secret<32>>| key.map_or_else(Multiset::public, |key| Multiset::new(&key));
     let mut ledger = Ledger::new(sum(root.map(RootKey::multiset)), root.is_some());
-    for entry in keyring.iter().flat_map(|file| &file.ring().keys).filter(|entry| queue_of(entry).is_some()) {
-        ledger.key_use.own(entry.key_id, seals(entry));
+    for entry in keyring.iter().flat_map(|file| &file.ring().keys) {
+        if queue_of(entry).is_some() {
+            ledger.key_use.own(entry.key_id, seals(entry));
+        } else if resealed(entry) {
+            ledger.key_use.reseals(entry.key_id);
+        }
     }
     Counts { ledger, presence: Presence::new(sum(root.map(RootKey::state))) }
 }

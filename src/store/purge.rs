@@ -7,6 +7,7 @@ use super::body::SharedBody;
 use super::layout::Key;
 use super::ledger::Dropped;
 use super::live::LiveSet;
+use super::rocks::Puts;
 use crate::broker::id::{BodyId, QueueId, Seq};
 
 /// Entries and bodies of a queue that is gone, cleared away a step per batch.
@@ -20,6 +21,8 @@ pub(super) struct Purge {
     pub(super) shared: VecDeque<(Seq, Arc<SharedBody>)>,
     /// The others may have bodies as well, which only the records name.
     pub(super) reads: bool,
+    /// How often some of the entries may have been written.
+    pub(super) puts: Puts,
     /// What goes with the last step: the mark that says what is to be cleared away.
     pub(super) mark: Option<Key>,
     /// Delivery counts of entries that are gone.
@@ -38,6 +41,7 @@ impl Purge {
             extra: dropped.extra,
             counts,
             reads: dropped.has_bodies,
+            puts: dropped.puts,
             mark: Some(mark),
             ..Purge::default()
         }

@@ -43,8 +43,14 @@ pub struct StoredPage {
     pub upto: Seq,
 }
 
+/// How often an entry is read that does not fit its body: each time it may have been sealed again in between
+/// (reseal.rs), which no entry is twice in a row.
+const READS_MAX: usize = 3;
+
 /// Reads entries of queues.
 pub(super) struct Reader {
+    core: Arc<Core>,
+    store: [u8; 16],
     rocks: Arc<Rocks>,
     opening: Opening,
     text: Vec<u8>,
@@ -52,12 +58,17 @@ pub(super) struct Reader {
 
 impl Reader {
     /// `None` when the store is closed.
-    pub(super) fn new(core: &Core, rocks: &Weak<Rocks>, store: [u8; 16], is_plain: bool) -> Option<Reader> {
+    pub(super) fn new(
+        core: &Arc<Core>,
+        rocks: &Weak<Rocks>,
+        store: [u8; 16],
+        is_plain: bool,
+    ) -> Option<Reader> {
         let opening = match is_plain {
             true => Opening::Plain,
             false => Opening::Sealed(Box::new(Opener::new(core.keys.load().to_vec(), store))),
         };
-        Some(Reader { rocks: rocks.upgrade()?, opening, text: Vec::new() })
+        Some(Reader { core: Arc::clone(core), store, rocks: rocks.upgrade()?, opening, text: Vec::new() })
     }
 
     pub(super) fn page(&mut self, wanted: &PageRequest) -> Result<StoredPage, StoreError> {
@@ -72,7 +83,7 @@ impl Reader {
             }
             let Some((queue, seq)) = parse_entry(key) else { return Ok(true) };
             seen = Some(seq);
-            match self.entry(seq, key, value)? {
+            match self.newest(queue, seq, key, value)? {
                 Ok(entry) => {
                     bytes += entry.message.body().len();
                     page.entries.push(entry);
@@ -83,6 +94,26 @@ impl Reader {
         })?;
         self.counts(wanted.queue, &mut page.entries)?;
         Ok(page)
+    }
+
+    /// An entry, if need be as it is by now: `value` and the keys are of one moment, and its body is of a later one.
+    fn newest(
+        &mut self,
+        queue: QueueId,
+        seq: Seq,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<Result<RecoveredEntry, Unreadable>, StoreError> {
+        let mut entry = self.entry(seq, key, value)?;
+        for _ in 1..READS_MAX {
+            if entry.is_ok() || self.opening.is_plain() {
+                break;
+            }
+            self.opening = Opening::Sealed(Box::new(Opener::new(self.core.keys.load().to_vec(), self.store)));
+            let Some(value) = self.rocks.value(Family::Entries, &Key::entry(queue, seq))? else { break };
+            entry = self.entry(seq, key, &value)?;
+        }
+        Ok(entry)
     }
 
     fn entry(

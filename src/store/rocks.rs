@@ -219,6 +219,16 @@ impl Rocks {
     }
 }
 
+/// How often a key was written, on which it depends how it is to be removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Puts {
+    /// RocksDB's SingleDelete is right.
+    #[default]
+    One,
+    /// More than once, or nobody knows: a SingleDelete could bring an older value back.
+    Several,
+}
+
 impl<'a> Batch<'a> {
     fn family(&self, family: Family) -> &'a ColumnFamily {
         let [meta, entries, bodies] = self.families;
@@ -237,6 +247,20 @@ impl<'a> Batch<'a> {
     pub(super) fn delete(&mut self, family: Family, key: &Key) {
         self.deletions += 1;
         self.inner.delete_cf(self.family(family), key.as_bytes());
+    }
+
+    /// Writes a key once more. What it held until now stays in the files, as what was deleted does.
+    pub(super) fn replace(&mut self, family: Family, key: &Key, value: &[u8]) {
+        self.deletions += 1;
+        self.put(family, key, value);
+    }
+
+    /// Removes a key that was written so often.
+    pub(super) fn remove(&mut self, family: Family, key: &Key, puts: Puts) {
+        match puts {
+            Puts::One => self.delete_once(family, key),
+            Puts::Several => self.delete(family, key),
+        }
     }
 
     /// Removes a key that was written exactly once. Anything else is undefined (RocksDB, "Single Delete").

@@ -306,6 +306,50 @@ def test_a_data_key_goes_with_the_last_message_that_needs_it(native):
     assert waiting(broker) == ["three"]
 
 
+def test_old_messages_are_sealed_again_while_the_broker_serves_and_their_keys_go(native):
+    broker = native()
+    large = "large " * 100_000
+    texts = [f"message {n}" for n in range(600)] + [large]
+    publish(broker, *texts)
+    broker.stop()
+    broker.start()
+    old, new = (key["id"] for key in keyring(broker, "status")["data_keys"])
+    began = keyring(broker, "reseal")["reseal"]
+    assert began["state"] == "running" and began["left"] == 602
+    # Polled: there is no event to wait for outside the broker. What is published meanwhile is none of its concern.
+    publish(broker, "meanwhile")
+    for _ in range(600):
+        status = keyring(broker, "status")
+        if status["reseal"]["state"] == "idle":
+            break
+    assert status["reseal"] == {"state": "idle", "keys": [], "resealed": 602, "left": 0, "unreadable": 0}
+    assert [(key["id"] == new, key["records"]) for key in status["data_keys"]] == [(True, 1), (False, 602)]
+    assert old not in [key["id"] for key in status["data_keys"]]
+    broker.kill()
+    broker.start()
+    assert sorted(waiting(broker)) == sorted([*texts, "meanwhile"])
+    assert sorted(take(broker, 602)) == sorted([*texts, "meanwhile"])
+    broker.stop()
+    verified = subprocess.run(
+        [broker.binaries / "sealmq-forensics", "verify", broker.data, "--kek", broker.folder / "secrets" / "at_rest_kek"],
+        capture_output=True, text=True, timeout=120,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_a_reseal_of_keys_of_an_age_leaves_younger_ones(native):
+    broker = native()
+    publish(broker, "one")
+    keyring(broker, "rotate-dek")
+    before = [key["id"] for key in keyring(broker, "status")["data_keys"]]
+    asked = keyring(broker, "reseal", "--older-than", "1h")
+    assert ([key["id"] for key in asked["data_keys"]], asked["reseal"]["keys"]) == (before, [])
+    status, said = keyring(broker, "reseal", "--older-than", "soon", check=False)
+    assert status == 64 and "a time such as" in said
+    status, said = keyring(native(at_rest="plain-insecure"), "reseal", check=False)
+    assert (status, "E_NO_KEYRING" in said) == (65, True), said
+
+
 # ---- the keyring as another program reads it
 
 

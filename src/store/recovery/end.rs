@@ -1,6 +1,7 @@
 //! What a scan comes to once all has been seen: whether it is what was committed, what is still to be cleared away,
 //! and the queues.
 
+use super::super::rocks::Puts;
 use super::*;
 
 impl Scan<'_> {
@@ -151,5 +152,7 @@ impl Scan<'_> {
 
 fn purge(queue: QueueId, going: Going, mark: Key) -> Purge {
     let Going { seqs, extra, reads } = going;
-    Purge { queue, seqs, extra, reads, mark: Some(mark), ..Purge::default() }
+    // Under which keys they are was not noted.
+    let puts = Puts::Several;
+    Purge { queue, seqs, extra, reads, puts, mark: Some(mark), ..Purge::default() }
 }

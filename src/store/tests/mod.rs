@@ -14,6 +14,7 @@ mod memory;
 mod padding;
 mod paging;
 mod replay;
+mod reseal;
 mod shred;
 
 use std::fs;

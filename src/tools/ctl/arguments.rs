@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::server::values::duration;
+
 /// The name that the program was called by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
@@ -156,6 +158,12 @@ pub enum KeyringVerb {
     },
     /// Seals under a new data key from now on
     RotateDek,
+    /// Seals again what is under old data keys, while the broker serves; `keyring status` shows how far it is
+    Reseal {
+        /// Only what is under data keys made so long ago (90s, 15m, 24h, 7d); without it, before the current one
+        #[arg(long, value_parser = parse_age, value_name = "AGE")]
+        older_than: Option<Duration>,
+    },
 }
 
 /// Where the new key comes from; never the command line itself.
@@ -245,6 +253,10 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     }
     let seconds: f64 = text.parse().map_err(|_| "seconds or infinity".to_owned())?;
     Duration::try_from_secs_f64(seconds).map(|t| t.min(FOREVER)).map_err(|e| e.to_string())
+}
+
+fn parse_age(text: &str) -> Result<Duration, String> {
+    duration(text).ok_or_else(|| "a time such as 90s, 15m, 24h or 7d".to_owned())
 }
 
 impl Common {

@@ -17,6 +17,7 @@ use crate::server::key_service::{ServicePlace, TokenPlace, VAULT_MOUNT_DEFAULT, 
 use crate::server::{descriptor, prompt};
 
 const SLOT_COLUMNS: [&str; 5] = ["id", "type", "state", "in_use", "cost"];
+const RESEAL_COLUMNS: [&str; 4] = ["state", "resealed", "left", "unreadable"];
 const KEY_COLUMNS: [&str; 5] = ["id", "state", "age_seconds", "records", "queue"];
 
 /// Runs the verb; what it prints goes to `out`.
@@ -50,6 +51,13 @@ pub(super) async fn run(verb: &KeyringVerb, common: &Common, out: &mut dyn Write
         KeyringVerb::RotateDek => {
             let keyring = ask_with(common, &Request::KeyringRotateDek, &nothing()).await?;
             changed(&keyring, common, out, "A new data key seals from now on")
+        }
+        KeyringVerb::Reseal { older_than } => {
+            let request = Request::KeyringReseal { older_than: older_than.map(|age| age.as_secs()) };
+            let keyring = ask_with(common, &request, &nothing()).await?;
+            let text =
+                "What is under old data keys is being sealed again; `keyring status` shows how far it is";
+            changed(&keyring, common, out, text)
         }
     }
 }
@@ -181,6 +189,10 @@ fn show(keyring: &Value, common: &Common, out: &mut dyn Write) -> Result<(), Fai
         let columns: Vec<String> = columns.iter().map(|column| column.to_string()).collect();
         listing::write(&rows(keyring, field)?, &columns, common, out)?;
     }
+    let reseal = keyring.get("reseal").ok_or(Failure::Answer("reseal"))?;
+    prelude(common, out, "\nReseal\n")?;
+    let columns = RESEAL_COLUMNS.map(str::to_owned);
+    listing::write(std::slice::from_ref(reseal), &columns, common, out)?;
     Ok(())
 }
 

@@ -393,7 +393,7 @@ mod tests {
         let broker = Broker::start(true);
         let (code, out, _) = broker.ctl("sealmqctl keyring status").await;
         let wanted = "Keyring of store ab, generation 9\n\nSlots\n\nid\ttype\tstate\tin_use\tcost\n\
-                      00ff00ff\tkey\tactive\ttrue\t\n\nData keys\n\nid\tstate\tage_seconds\trecords\tqueue\n7\tseals\t0\t3\t\n";
+                      00ff00ff\tkey\tactive\ttrue\t\n\nData keys\n\nid\tstate\tage_seconds\trecords\tqueue\n7\tseals\t0\t3\t\n\nReseal\n\nstate\tresealed\tleft\tunreadable\n\t0\t0\t0\n";
         assert_eq!((code, out.as_str()), (exit::OK, wanted));
         let passphrase = broker.0.path().join("passphrase");
         std::fs::write(&passphrase, "correct horse\n").unwrap();
@@ -410,6 +410,13 @@ mod tests {
         let (code, _, err) = broker.ctl("sealmqctl keyring remove-slot 00ff --in-use").await;
         assert_eq!((code, err.as_str()), (exit::DATA, "Error:\nE_SLOT_LAST: 00ff true\n"));
         assert_eq!(broker.ctl("sealmqctl keyring rotate-dek").await.0, exit::OK);
+        for (line, status) in [
+            ("reseal", exit::OK),
+            ("reseal --older-than 7d", exit::OK),
+            ("reseal --older-than soon", exit::USAGE),
+        ] {
+            assert_eq!(broker.ctl(&format!("sealmqctl keyring {line}")).await.0, status, "{line}");
+        }
         for line in ["keyring", "keyring add-slot", "keyring add-slot --passphrase x", "keyring remove-slot"]
         {
             assert_eq!(broker.ctl(&format!("sealmqctl {line}")).await.0, exit::USAGE, "{line}");
