@@ -39,6 +39,9 @@ class Disk:
         with control.open("r+b") as file:
             self.control = mmap.mmap(file.fileno(), LAYOUT.size)
         self.root = str(broker.data).encode()
+        # Every path begins with an empty one: sockets had to wait like files then.
+        self.arm(COUNT, 0)
+        self.disarm()
         broker.environment |= {"LD_PRELOAD": str(library), "FAULTY_DISK_CONTROL": str(control)}
 
     def arm(self, action, calls, match="", after=0, times=-1, error=errno.EIO, spill=""):
