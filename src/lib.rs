@@ -38,7 +38,8 @@
 //!   (an outbox, the line of what a queue gave up, or the committer's inbox).
 //! * A confirm, a declare-ok for something durable, and a tx commit-ok leave only after the watermark
 //!   has passed the record that they promise.
-//! * Transient messages and non-durable queues never enter the inbox, so they never touch the disk.
+//! * Transient messages and non-durable queues never enter the inbox, so nothing of them outlives the process. What a
+//!   queue has beyond its window is on the disk meanwhile, under a key that is not.
 
 pub mod amqp;
 pub mod broker;

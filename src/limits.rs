@@ -203,6 +203,23 @@ pub const RESIDENT_BYTES_MIN: usize = 128 * 1024;
 /// Milliseconds until messages that could not be read back are tried again.
 pub const PAGE_RETRY_MS: u64 = 1000;
 
+/// Transient messages that are spilled as one block: it is written and read back whole, and fits into half of the
+/// smallest window.
+pub const SPILL_BLOCK_MESSAGES_MAX: usize = RESIDENT_MESSAGES_MIN / 2;
+
+/// The same in bytes of messages; the last one may exceed it.
+pub const SPILL_BLOCK_BYTES_MAX: usize = RESIDENT_BYTES_MIN / 2;
+
+/// Bytes of messages that are spilled in one go: whoever waits for a page waits no longer than that takes.
+pub const SPILL_STEP_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of one file of spilled blocks, unless a single block is larger; what is deleted together.
+pub const SPILL_SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes that spilling leaves free on the disk beyond `disk_free_limit`: the store must not fail, and publishers not
+/// be blocked, for the sake of what may as well stay in memory.
+pub const SPILL_DISK_FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
 /// Exchanges that one connection remembers as writable; most publish to a few.
 pub const WRITABLE_EXCHANGES_MAX: usize = 64;
 

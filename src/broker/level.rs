@@ -6,14 +6,15 @@
 //! window (resident) | run, run ... (in the store) | fresh (resident until the store has them)
 //! ```
 //!
-//! What the store does not keep, and what came back from a consumer, is resident wherever it stands: window and runs
-//! are merged by place. While there is no run there is no tail, and a level is the plain list that it is in a short
-//! queue.
+//! What the store does not keep goes to blocks of its own (`spilled`), beside the runs; what came back from a consumer
+//! and is in the store is resident wherever it stands. Window, runs and blocks are merged by place. While there is
+//! nothing but a list there is no tail, and a level is the plain list that it is in a short queue.
 
 use std::collections::VecDeque;
 
 use super::id::Seq;
 use super::queue::Entry;
+use super::spilled::{Block, Spilled};
 
 /// Entries of one queue that are in the store only: all that it has of that queue between two places.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,8 +58,10 @@ impl Run {
 /// Where an entry's copy in the store is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// nowhere, and it never will be
+    /// nowhere, and it stays in memory
     Never,
+    /// nowhere, and it may be made part of a block
+    Nowhere,
     /// on its way
     NotYet,
     /// there
@@ -86,15 +89,33 @@ pub(super) struct Level<D> {
 }
 
 struct Tail<D> {
-    /// in order, never empty
+    /// in order
     runs: VecDeque<Run>,
-    /// behind all runs and behind all of the level's list
+    /// what is not in the store; of this and the runs one is not empty
+    spilled: Spilled<D>,
+    /// behind all of those and behind all of the level's list
     fresh: VecDeque<Entry<D>>,
     /// of the bodies in the level's list
     list_bytes: usize,
 }
 
 impl<D> Tail<D> {
+    fn new(runs: VecDeque<Run>, fresh: VecDeque<Entry<D>>, list_bytes: usize) -> Tail<D> {
+        Tail { runs, spilled: Spilled::default(), fresh, list_bytes }
+    }
+
+    /// The first place that must be read back.
+    fn barrier(&self) -> Option<Seq> {
+        let (run, block) = (self.runs.front().map(|run| run.first), self.spilled.block().map(|b| b.first));
+        run.into_iter().chain(block).min()
+    }
+
+    /// Whether the first of what is staged comes before that entry.
+    fn is_before(&self, front: Option<&Entry<D>>) -> bool {
+        let staged = self.spilled.front();
+        staged.is_some_and(|staged| front.is_none_or(|front| staged.seq < front.seq))
+    }
+
     fn count_in(&mut self, entries: &[Entry<D>]) {
         self.list_bytes += entries.iter().map(|entry| entry.message.body().len()).sum::<usize>();
     }
@@ -126,11 +147,19 @@ impl<D> Level<D> {
 
     /// The first place, resident or not.
     pub fn first(&self) -> Option<Seq> {
-        let resident = self.list.front().map(|entry| entry.seq);
-        match self.run() {
-            None => resident,
-            Some(run) => Some(resident.map_or(run.first, |seq| seq.min(run.first))),
-        }
+        let tail = self.tail.as_ref();
+        let staged = tail.and_then(|tail| tail.spilled.front());
+        let resident = self.list.front().into_iter().chain(staged).map(|entry| entry.seq);
+        resident.chain(self.barrier()).min()
+    }
+
+    fn barrier(&self) -> Option<Seq> {
+        self.tail.as_ref().and_then(|tail| tail.barrier())
+    }
+
+    /// Whether some of it must be read back.
+    pub fn is_paged(&self) -> bool {
+        self.barrier().is_some()
     }
 
     /// The first run.
@@ -140,16 +169,20 @@ impl<D> Level<D> {
 
     /// The first entry; `None` as well while it is in the store only.
     pub fn front(&self) -> Option<&Entry<D>> {
-        let front = self.list.front()?;
-        self.run().is_none_or(|run| front.seq < run.first).then_some(front)
+        let front = match &self.tail {
+            Some(tail) if tail.is_before(self.list.front()) => tail.spilled.front(),
+            _ => self.list.front(),
+        }?;
+        self.barrier().is_none_or(|barrier| front.seq < barrier).then_some(front)
     }
 
     /// How many entries can be taken before one that is in the store only.
     pub fn reachable(&self) -> usize {
-        match self.run() {
-            None => self.list.len(),
-            Some(run) => self.list.partition_point(|entry| entry.seq < run.first),
-        }
+        let Some(tail) = &self.tail else { return self.list.len() };
+        let barrier = tail.barrier();
+        let of_list =
+            barrier.map_or(self.list.len(), |barrier| self.list.partition_point(|entry| entry.seq < barrier));
+        of_list + tail.spilled.count_before(barrier)
     }
 
     /// Whether so little is left of the window that more is to be read back.
@@ -162,6 +195,13 @@ impl<D> Level<D> {
     /// Takes the first entry; `None` as well while it is in the store only.
     pub fn pop(&mut self) -> Option<Entry<D>> {
         self.front()?;
+        if let Some(tail) = &mut self.tail
+            && tail.is_before(self.list.front())
+        {
+            let entry = tail.spilled.pop();
+            self.collapse();
+            return entry;
+        }
         let entry = self.list.pop_front()?;
         if let Some(tail) = &mut self.tail {
             tail.list_bytes = tail.list_bytes.saturating_sub(entry.message.body().len());
@@ -179,24 +219,23 @@ impl<D> Level<D> {
 
     /// Adds runs of what the store gave back, in order, to a level that holds nothing yet.
     pub fn restore(&mut self, runs: VecDeque<Run>) {
-        self.tail =
-            (!runs.is_empty()).then(|| Box::new(Tail { runs, fresh: VecDeque::new(), list_bytes: 0 }));
+        self.tail = (!runs.is_empty()).then(|| Box::new(Tail::new(runs, VecDeque::new(), 0)));
     }
 
     /// Puts entries, in order, to their old places.
     pub fn put_back(&mut self, mut entries: Vec<Entry<D>>) {
         if let Some(tail) = &mut self.tail {
-            let last = tail.runs.back().map(|run| run.last);
-            let behind = last.max(self.list.back().map(|entry| entry.seq));
-            let late = entries.split_off(entries.partition_point(|entry| Some(entry.seq) <= behind));
+            let last = tail.runs.back().map(|run| run.last).max(self.list.back().map(|entry| entry.seq));
+            let behind = last.unwrap_or(Seq(0)).max(tail.spilled.last());
+            let late = entries.split_off(entries.partition_point(|entry| entry.seq <= behind));
             merge(&mut tail.fresh, late);
         }
         self.tail.iter_mut().for_each(|tail| tail.count_in(&entries));
         merge(&mut self.list, entries);
     }
 
-    /// Lets go of entries that the store has: of a level that is not paged yet those behind a window of so many,
-    /// afterwards all that come. Gives how much is in the store only since.
+    /// Lets go of entries that the store has, and stages those that it will never have: of a level that is not paged
+    /// yet those behind a window of so many, afterwards all that come. Gives how much is in the store only since.
     pub fn page_out(&mut self, len_max: usize, bytes_max: usize, rest: impl Fn(&Entry<D>) -> Rest) -> Amount {
         if self.tail.is_none() {
             if self.list.len() < self.looked_at / 2 {
@@ -217,7 +256,7 @@ impl<D> Level<D> {
             }
             let fresh = self.list.split_off(keep);
             let list_bytes = self.list.iter().map(|entry| entry.message.body().len()).sum();
-            self.tail = Some(Box::new(Tail { runs: VecDeque::new(), fresh, list_bytes }));
+            self.tail = Some(Box::new(Tail::new(VecDeque::new(), fresh, list_bytes)));
             self.looked_at = 0;
         }
         let mut out = self.shrink(len_max, bytes_max, &rest);
@@ -233,6 +272,10 @@ impl<D> Level<D> {
                 Rest::Never => {
                     tail.count_in(std::slice::from_ref(&entry));
                     self.list.push_back(entry);
+                    continue;
+                }
+                Rest::Nowhere => {
+                    tail.spilled.stage(entry);
                     continue;
                 }
             }
@@ -262,17 +305,23 @@ impl<D> Level<D> {
         }
         let keep = self.window(len_max, bytes_max / 2).max(1);
         let Some(tail) = &mut self.tail else { return out };
-        let mut runs = VecDeque::new();
+        let (mut runs, mut staged) = (VecDeque::new(), Vec::new());
         for entry in self.list.split_off(keep.min(self.list.len())) {
-            if where_it_is(&entry, rest) == Rest::There {
-                let run = Run::of(&entry);
-                out = Amount { len: out.len + 1, bytes: out.bytes + run.body_bytes as usize };
-                add_run(&mut runs, run);
-            } else {
-                self.list.push_back(entry);
+            let body_bytes = entry.message.body().len();
+            match where_it_is(&entry, rest) {
+                Rest::There => {
+                    out = Amount { len: out.len + 1, bytes: out.bytes + body_bytes };
+                    add_run(&mut runs, Run::of(&entry));
+                }
+                Rest::Nowhere => staged.push(entry),
+                Rest::Never | Rest::NotYet => {
+                    self.list.push_back(entry);
+                    continue;
+                }
             }
+            tail.list_bytes -= body_bytes;
         }
-        tail.list_bytes -= out.bytes;
+        tail.spilled.stage_between(staged);
         for run in runs {
             insert_run(&mut tail.runs, run);
         }
@@ -313,26 +362,41 @@ impl<D> Level<D> {
         Some(gone)
     }
 
-    /// A level without runs is not paged any more.
+    /// A level without runs and blocks is not paged any more.
     pub fn collapse(&mut self) {
-        if let Some(tail) = self.tail.take_if(|tail| tail.runs.is_empty()) {
+        if let Some(tail) = self.tail.take_if(|tail| tail.runs.is_empty() && tail.spilled.is_empty()) {
             self.list.extend(tail.fresh);
         }
     }
 
-    /// Takes the runs out.
-    pub fn take_runs(&mut self) -> VecDeque<Run> {
-        let runs = self.tail.as_mut().map(|tail| std::mem::take(&mut tail.runs)).unwrap_or_default();
+    /// Takes the runs and the blocks out.
+    pub fn take_paged(&mut self) -> (VecDeque<Run>, VecDeque<Block>) {
+        let Some(tail) = &mut self.tail else { return Default::default() };
+        let paged = (std::mem::take(&mut tail.runs), tail.spilled.take_blocks());
         self.collapse();
-        runs
+        paged
+    }
+
+    /// What is staged and in blocks, if the level is paged.
+    pub fn spilled(&mut self) -> Option<&mut Spilled<D>> {
+        self.tail.as_mut().map(|tail| &mut tail.spilled)
+    }
+
+    /// The blocks that are to be read back, if one is next and no run.
+    pub fn next_blocks(&self, len_max: usize, bytes_max: usize) -> Vec<Block> {
+        let Some(tail) = &self.tail else { return Vec::new() };
+        tail.spilled.next_blocks(self.run().map(|run| run.first), len_max, bytes_max)
     }
 }
 
 /// Where an entry's copy in the store is, as far as it could be read back from there.
 fn where_it_is<D>(entry: &Entry<D>, rest: impl Fn(&Entry<D>) -> Rest) -> Rest {
-    // That it came back is known here only.
+    // That it came back is known here only, or in its block.
     let is_fresh = !entry.redelivered && entry.delivery_count == 0;
-    if is_fresh { rest(entry) } else { Rest::Never }
+    match rest(entry) {
+        Rest::There | Rest::NotYet if !is_fresh => Rest::Never,
+        rest => rest,
+    }
 }
 
 /// Adds a run behind all others.
@@ -358,7 +422,7 @@ fn insert_run(runs: &mut VecDeque<Run>, mut run: Run) {
 
 /// Puts entries, in order, between others. A consumer may die with a million of them, so the cost is one pass over
 /// them and over what stands between them.
-fn merge<D>(list: &mut VecDeque<Entry<D>>, mut entries: Vec<Entry<D>>) {
+pub(super) fn merge<D>(list: &mut VecDeque<Entry<D>>, mut entries: Vec<Entry<D>>) {
     let Some(last) = entries.last().map(|e| e.seq) else { return };
     let before_last = list.partition_point(|e| e.seq < last);
     if entries.len() == 1 {
@@ -482,7 +546,7 @@ mod tests {
     fn a_page_that_was_purged_while_it_was_read_is_not_wanted() {
         let mut level = level(5);
         page_out(&mut level, 1);
-        assert_eq!(level.take_runs().len(), 1);
+        assert_eq!(level.take_paged().0.len(), 1);
         assert_eq!(level.page_in(Seq(2), Seq(5), Amount { len: 4, bytes: 16 }, 0), None);
     }
 

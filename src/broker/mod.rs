@@ -28,6 +28,7 @@ mod round;
 pub mod route;
 pub mod routing_keys;
 pub mod small_map;
+mod spilled;
 pub mod term;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,9 @@
 //! its old place. Order of calls after anything became ready: [`Queue::assign`], [`Queue::expire`],
 //! [`Queue::trim`], as RabbitMQ delivers before it drops.
 //!
-//! Of a long queue only a window is in memory (see `level`). [`Queue::page_out`] makes it so, [`Queue::next_page`]
-//! says what is to be read back and [`Queue::page_in`] takes that. Until then whatever needs the entry whose turn it
-//! is does nothing, and is to be done again after.
+//! Of a long queue only a window is in memory (see `level`). [`Queue::page_out`] makes it so, with [`Queue::spill`] for
+//! what no store has; [`Queue::next_page`] says what is to be read back and [`Queue::page_in`] takes that. Until then
+//! whatever needs the entry whose turn it is does nothing, and is to be done again after.
 
 mod paging;
 
@@ -25,9 +25,10 @@ use super::round::Round;
 pub use super::queue_rules::Rules;
 
 pub use super::level::{PageRead, Rest, Run};
-pub use super::ready::{Page, Window};
+pub use super::ready::{Page, Spilling, Window};
+pub use super::spilled::Block;
 pub use paging::Left;
-use paging::Reading;
+use paging::Transfer;
 
 /// One message's place in one queue. `D` is what the engine remembers of it in the store.
 #[derive(Clone, Debug)]
@@ -127,7 +128,7 @@ pub type Dead<D> = Vec<(Entry<D>, Death)>;
 pub struct Counts {
     /// entries nobody has taken
     pub ready: usize,
-    /// those of them that are in the store only
+    /// those of them that are not in memory
     pub paged: usize,
     /// entries that wait for their time
     pub delayed: usize,
@@ -162,7 +163,9 @@ pub struct Queue<D, S> {
     /// what is read back from up to here may have been delivered before
     redelivered_up_to: Seq,
     /// whether something is being read back
-    reading: Reading,
+    reading: Transfer,
+    /// whether something is being spilled
+    spilling: Transfer,
     /// some entry has had an expiry, so heads are worth a look
     has_expiry: bool,
     had_consumer: bool,
@@ -193,7 +196,8 @@ impl<D, S: Sink<D>> Queue<D, S> {
             reserved: 0,
             reserved_bytes: 0,
             redelivered_up_to,
-            reading: Reading::No,
+            reading: Transfer::No,
+            spilling: Transfer::No,
             has_expiry: false,
             had_consumer: false,
             deleted: false,
@@ -431,9 +435,9 @@ impl<D, S: Sink<D>> Queue<D, S> {
 
     /// Removes what is ready; taken entries stay with their consumers, and dead letters where they are.
     pub fn purge(&mut self) -> Left<D> {
-        let (entries, runs) = self.ready.take_all();
+        let (entries, runs, blocks) = self.ready.take_all();
         self.forget(&entries);
-        Left { entries, runs }
+        Left { entries, runs, blocks }
     }
 
     /// Adds a consumer at the end of the round; call [`Queue::assign`] afterwards.

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use super::id::Seq;
 use super::level::{Amount, Level, PageRead, Rest, Run};
 use super::queue::Entry;
+use super::spilled::Block;
+use crate::limits::{SPILL_BLOCK_BYTES_MAX, SPILL_BLOCK_MESSAGES_MAX};
 
 /// How many priorities there are, and what they mean for the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub(super) struct Ready<D> {
     levels: Vec<Level<D>>,
     /// of all entries
     total: Amount,
-    /// of those that are in the store only
+    /// of those that are not in memory
     paged: Amount,
     /// no level above it holds anything
     top: usize,
@@ -45,8 +47,8 @@ pub struct Window {
     pub bytes_max: usize,
 }
 
-/// What is to be read back next: the beginning of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is to be read back next: the beginning of a run, or blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     pub(super) level: usize,
     /// the first place
@@ -57,6 +59,18 @@ pub struct Page {
     pub len_max: usize,
     /// no further entry when their bodies have come to so many bytes
     pub bytes_max: usize,
+    /// these, whole, and nothing of the store
+    pub blocks: Vec<Block>,
+}
+
+/// Entries that a queue has made a block and given away, to be written.
+#[derive(Debug)]
+pub struct Spilling<D> {
+    level: usize,
+    /// what takes their place in the queue
+    pub block: Block,
+    /// in order
+    pub entries: Vec<Entry<D>>,
 }
 
 impl<D> Ready<D> {
@@ -102,7 +116,7 @@ impl<D> Ready<D> {
         self.total.bytes
     }
 
-    /// How many entries are in the store only.
+    /// How many entries are not in memory.
     pub fn paged_len(&self) -> usize {
         self.paged.len
     }
@@ -200,21 +214,24 @@ impl<D> Ready<D> {
         }
     }
 
-    /// Takes everything, in order: what is in memory, and which places of the rest.
-    pub fn take_all(&mut self) -> (Vec<Entry<D>>, Vec<Run>) {
-        let mut runs: Vec<Run> = self.levels.iter_mut().flat_map(Level::take_runs).collect();
-        runs.sort_unstable_by_key(|run| run.first);
-        for run in &runs {
-            self.total.len -= run.count as usize;
-            self.total.bytes -= run.body_bytes as usize;
+    /// Takes everything, in order: what is in memory, and which places and blocks of the rest.
+    pub fn take_all(&mut self) -> (Vec<Entry<D>>, Vec<Run>, Vec<Block>) {
+        let (mut runs, mut blocks) = (Vec::new(), Vec::new());
+        for level in &mut self.levels {
+            let (of_store, spilled) = level.take_paged();
+            runs.extend(of_store);
+            blocks.extend(spilled);
         }
+        runs.sort_unstable_by_key(|run| run.first);
+        self.total.len -= self.paged.len;
+        self.total.bytes -= self.paged.bytes;
         self.paged = Amount::default();
         let mut all = Vec::with_capacity(self.total.len);
         while let Some(entry) = self.pop() {
             all.push(entry);
         }
         self.favours = 0;
-        (all, runs)
+        (all, runs, blocks)
     }
 
     /// The head of each priority, where it is in memory: only heads expire (RabbitMQ, ttl.md).
@@ -255,21 +272,27 @@ impl<D> Ready<D> {
         }
     }
 
-    // ---- what is in the store only
+    // ---- what is not in memory
 
-    /// Lets go of what is beyond the window and in the store.
-    pub fn page_out(&mut self, window: Window, rest: impl Fn(&Entry<D>) -> Rest) {
-        let resident = self.total.len - self.paged.len;
-        let resident_bytes = self.total.bytes - self.paged.bytes;
-        if self.paged.len == 0 && resident <= window.len_max && resident_bytes <= window.bytes_max {
-            return;
+    /// Lets go of what is beyond the window and in the store. True when some of the rest is to be spilled.
+    pub fn page_out(&mut self, window: Window, rest: impl Fn(&Entry<D>) -> Rest) -> bool {
+        if self.paged.len == 0 && !self.is_beyond(window) {
+            return false;
         }
-        let window = self.share(window);
+        let of_level = self.share(window);
         for level in &mut self.levels {
-            let out = level.page_out(window.len_max, window.bytes_max, &rest);
+            let out = level.page_out(of_level.len_max, of_level.bytes_max, &rest);
             self.paged.len += out.len;
             self.paged.bytes += out.bytes;
         }
+        let block = self.block_of(window);
+        self.is_beyond(window) && self.levels.iter_mut().any(|level| has_block(level, block))
+    }
+
+    /// Whether more is in memory than should be.
+    fn is_beyond(&self, window: Window) -> bool {
+        self.total.len - self.paged.len > window.len_max
+            || self.total.bytes - self.paged.bytes > window.bytes_max
     }
 
     /// What each of the levels may keep.
@@ -278,15 +301,64 @@ impl<D> Ready<D> {
         Window { len_max: (window.len_max / levels).max(1), bytes_max: (window.bytes_max / levels).max(1) }
     }
 
+    /// How large a block is: small enough for half of a level's window, which then has room for it.
+    fn block_of(&self, window: Window) -> Window {
+        let Window { len_max, bytes_max } = self.share(window);
+        Window {
+            len_max: (len_max / 2).clamp(1, SPILL_BLOCK_MESSAGES_MAX),
+            bytes_max: (bytes_max / 2).clamp(1, SPILL_BLOCK_BYTES_MAX),
+        }
+    }
+
+    /// Makes blocks of what no store has, as long as more is in memory than should be, and until their messages have
+    /// come to so many bytes. What is delivered last goes first.
+    pub fn spill(
+        &mut self,
+        window: Window,
+        bytes_max: usize,
+        mut next_id: impl FnMut() -> u64,
+    ) -> Vec<Spilling<D>> {
+        let size = self.block_of(window);
+        let (mut made, mut bytes) = (Vec::new(), 0);
+        for at in 0..self.levels.len() {
+            while bytes < bytes_max
+                && self.is_beyond(window)
+                && let Some(spilled) = self.levels.get_mut(at).and_then(Level::spilled)
+                && spilled.has_enough(size.len_max, size.bytes_max)
+                && let Some((block, entries)) = spilled.make_block(next_id(), size.len_max, size.bytes_max)
+            {
+                self.paged.len += block.amount().len;
+                self.paged.bytes += block.amount().bytes;
+                bytes += entries.iter().map(|entry| entry.message.size_bytes()).sum::<usize>();
+                made.push(Spilling { level: at, block, entries });
+            }
+        }
+        made
+    }
+
+    /// Takes back what could not be written, unless it was given up meanwhile.
+    pub fn unspill(&mut self, spilling: Spilling<D>) {
+        let Spilling { level, block, entries } = spilling;
+        let Some(spilled) = self.levels.get_mut(level).and_then(Level::spilled) else { return };
+        if let Some(back) = spilled.forget_blocks(&[block]) {
+            spilled.stage_between(entries);
+            self.paged.len -= back.len;
+            self.paged.bytes -= back.bytes;
+        }
+    }
+
     /// What is to be read back, where a level's window is half empty; those come first whose turn does.
     pub fn next_page(&self, window: Window) -> Option<Page> {
         let window = self.share(window);
-        let half = (window.len_max / 2).max(1);
+        let (len_max, bytes_max) = ((window.len_max / 2).max(1), (window.bytes_max / 2).max(1));
         self.levels.iter().enumerate().rev().find_map(|(at, level)| {
-            let run = level.run()?;
-            let bytes_max = (window.bytes_max / 2).max(1);
-            let page = Page { level: at, first: run.first, last: run.last, len_max: half, bytes_max };
-            level.is_wanting(half, bytes_max).then_some(page)
+            if !level.is_paged() || !level.is_wanting(len_max, bytes_max) {
+                return None;
+            }
+            let blocks = level.next_blocks(len_max, bytes_max);
+            let places = blocks.first().map(|block| (block.first, block.last));
+            let (first, last) = places.or_else(|| level.run().map(|run| (run.first, run.last)))?;
+            Some(Page { level: at, first, last, len_max, bytes_max, blocks })
         })
     }
 
@@ -295,8 +367,10 @@ impl<D> Ready<D> {
         let bytes: usize = read.entries.iter().map(|e| e.message.body().len()).sum();
         let amount = Amount { len: read.entries.len() + read.lost as usize, bytes };
         let size_bytes = read.entries.iter().map(|e| e.message.size_bytes() as u64).sum();
-        let level = self.levels.get_mut(page.level);
-        let gone = level.and_then(|level| level.page_in(page.first, read.upto, amount, size_bytes));
+        let gone = self.levels.get_mut(page.level).and_then(|level| match page.blocks.as_slice() {
+            [] => level.page_in(page.first, read.upto, amount, size_bytes),
+            blocks => level.spilled()?.forget_blocks(blocks),
+        });
         let Some(gone) = gone else {
             return false;
         };
@@ -308,6 +382,11 @@ impl<D> Ready<D> {
         self.levels.iter_mut().for_each(Level::collapse);
         true
     }
+}
+
+/// Whether there is enough for a block.
+fn has_block<D>(level: &mut Level<D>, size: Window) -> bool {
+    level.spilled().is_some_and(|spilled| spilled.has_enough(size.len_max, size.bytes_max))
 }
 
 #[cfg(test)]

@@ -223,6 +223,7 @@ impl Broker for Client {
         };
         queue.delete_stored(&purged.entries, &self.engine.store);
         queue.purge_stored(&purged.runs, &self.engine.store);
+        self.engine.pager.give_up(&purged.blocks);
         let position = match queue.is_stored() && (purged.count() > 0 || queue.has_own_key()) {
             true => self.engine.store.appender().tail(),
             false => Position(0),

@@ -29,6 +29,7 @@ mod recover;
 mod replies;
 mod rights;
 mod rows;
+mod spiller;
 #[cfg(test)]
 mod tests;
 mod timers;

@@ -66,7 +66,7 @@ impl Engine {
         contents.expire(now_ms, &mut effects.dead);
         contents.trim(&mut effects.dead);
         let window = self.pager.window();
-        contents.page_out(window, |entry| entry.durable.rest(&self.store));
+        let spills = contents.page_out(window, |entry| entry.durable.rest(&self.store));
         let page = contents.next_page(window);
         let next_deadline_ms = contents.next_deadline_ms();
         let has_dead = !effects.dead.is_empty();
@@ -80,6 +80,9 @@ impl Engine {
         wake(&effects.touched);
         if let Some(page) = page {
             self.pager.read(queue, page);
+        }
+        if spills {
+            self.pager.spill(queue);
         }
         if let Some(at_ms) = next_deadline_ms {
             self.timers.arm(queue, at_ms);
@@ -258,7 +261,7 @@ impl Engine {
         if let Some(exchange) = &queue.delays_for {
             return self.release_due(queue, exchange);
         }
-        if self.with_queue(queue, |contents, _| contents.retry_page()) {
+        if self.with_queue(queue, |contents, _| contents.retry()) {
             // What somebody waits for may have been purged.
             self.pager.wake(queue.id);
         }

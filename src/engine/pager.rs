@@ -6,15 +6,15 @@
 //! half of the window is gone. The thread reads it and puts it in as an operation like any other: heads expire,
 //! consumers get theirs, and the next page is asked for. A page that was purged meanwhile is dropped.
 //!
-//! Paged are persistent messages in queues that are stored. Transient ones, those that came back from a consumer,
-//! and those of delayed exchanges stay in memory.
+//! Paged are persistent messages in queues that are stored. The same thread does it for transient ones (`spiller`).
+//! Persistent ones that came back from a consumer and all that delayed exchanges hold back stay in memory.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::broker::id::QueueId;
-use crate::broker::queue::{Entry, Page, PageRead, Rest, Run, Window};
+use crate::broker::queue::{Block, Entry, Page, PageRead, Rest, Run, Window};
 use crate::limits::{
     PAGE_RETRY_MS, RESIDENT_BYTES_MAX, RESIDENT_BYTES_MIN, RESIDENT_MESSAGES_MAX, RESIDENT_MESSAGES_MIN,
 };
@@ -23,11 +23,16 @@ use crate::store::{PageRequest, Position, Quarantined, RecoveredEntry, Store, St
 use super::engine_core::{Engine, EngineError, now_ms};
 use super::outbox::Outbox;
 use super::queue_cell::{Contents, QueueCell, QueueRef, Stored};
+use super::spiller::Spiller;
 
 /// What the thread is to do.
 pub(super) enum Wanted {
     /// read a page
     Page(QueueRef, Page),
+    /// put what is beyond a window and in no store on the disk
+    Spill(QueueRef),
+    /// forget blocks of that, which nobody will read
+    GiveUp(Vec<Block>),
     /// have all queues let go of what is beyond their windows
     Fit,
 }
@@ -41,6 +46,8 @@ pub(super) struct Pager {
     bytes_max: AtomicUsize,
     /// how short memory is: the windows are that many times halved
     pressure: AtomicU32,
+    /// `disk_free_limit`
+    disk_reserve_bytes: AtomicU64,
 }
 
 impl Pager {
@@ -48,8 +55,8 @@ impl Pager {
     pub fn new() -> (Pager, Receiver<Wanted>) {
         let (wanted, receiver) = channel();
         let (len_max, bytes_max) = (RESIDENT_MESSAGES_MAX.into(), RESIDENT_BYTES_MAX.into());
-        let (waiting, pressure) = (Mutex::default(), AtomicU32::new(0));
-        (Pager { wanted, waiting, len_max, bytes_max, pressure }, receiver)
+        let (waiting, pressure, disk_reserve_bytes) = Default::default();
+        (Pager { wanted, waiting, len_max, bytes_max, pressure, disk_reserve_bytes }, receiver)
     }
 
     /// How much of each queue may be in memory.
@@ -66,6 +73,23 @@ impl Pager {
     pub fn read(&self, queue: &QueueRef, page: Page) {
         // The thread ends with the engine, so it is there.
         let _ = self.wanted.send(Wanted::Page(queue.clone(), page));
+    }
+
+    /// Has what a queue asks for written, soon.
+    pub fn spill(&self, queue: &QueueRef) {
+        let _ = self.wanted.send(Wanted::Spill(queue.clone()));
+    }
+
+    /// Has blocks forgotten that a queue has given up.
+    pub fn give_up(&self, blocks: &[Block]) {
+        if !blocks.is_empty() {
+            let _ = self.wanted.send(Wanted::GiveUp(blocks.to_vec()));
+        }
+    }
+
+    /// What spilling leaves free, and more.
+    pub fn disk_reserve_bytes(&self) -> u64 {
+        self.disk_reserve_bytes.load(Relaxed)
     }
 
     /// Wakes the connection when a page of the queue has been read.
@@ -86,7 +110,7 @@ impl Stored {
     /// Where the entry's copy in the store is.
     pub(super) fn rest(&self, store: &Store) -> Rest {
         match self {
-            Stored::No => Rest::Never,
+            Stored::No => Rest::Nowhere,
             Stored::Yes { put_at, .. } if *put_at <= store.durable() => Rest::There,
             Stored::Yes { .. } => Rest::NotYet,
         }
@@ -113,7 +137,7 @@ pub(super) fn tell_of(quarantined: &[Quarantined]) {
 }
 
 fn request(queue: &QueueCell, page: &Page) -> PageRequest {
-    let Page { first, last, len_max, bytes_max, .. } = *page;
+    let &Page { first, last, len_max, bytes_max, .. } = page;
     PageRequest { queue: queue.id, first, last, len_max, bytes_max }
 }
 
@@ -140,8 +164,9 @@ impl Engine {
     /// Starts the thread; it ends with the engine.
     pub(super) fn start_pager(self: &Arc<Engine>, wanted: Receiver<Wanted>) -> Result<(), EngineError> {
         let engine = Arc::downgrade(self);
+        let mut spiller = Spiller::new(self.store.spill()?);
         let thread = std::thread::Builder::new().name("sealmq-pager".into());
-        let started = thread.spawn(move || read_pages(&engine, &wanted));
+        let started = thread.spawn(move || read_pages(&engine, &wanted, &mut spiller));
         started.map(drop).map_err(|e| EngineError::Thread(e.to_string()))
     }
 
@@ -150,6 +175,11 @@ impl Engine {
         self.pager.len_max.store(len_max, Relaxed);
         self.pager.bytes_max.store(bytes_max, Relaxed);
         self.fit();
+    }
+
+    /// Has transient messages stay in memory when so many bytes, or little more, are free on the disk.
+    pub fn set_disk_reserve(&self, bytes: u64) {
+        self.pager.disk_reserve_bytes.store(bytes, Relaxed);
     }
 
     /// Has windows shrink while memory becomes short, so that there may be many of them, and grow again: `used_bytes`
@@ -201,18 +231,25 @@ impl Engine {
                 self.timers.arm(queue, now_ms().saturating_add(PAGE_RETRY_MS));
             }
         }
-        self.pager.wake(queue.id);
     }
 }
 
 /// What is read of each queue at the start: enough for the first consumers, and little where queues are many.
 const OPENING: Window = Window { len_max: 128, bytes_max: 128 * 1024 };
 
-fn read_pages(engine: &Weak<Engine>, wanted: &Receiver<Wanted>) {
+fn read_pages(engine: &Weak<Engine>, wanted: &Receiver<Wanted>, spiller: &mut Spiller) {
     while let Ok(wanted) = wanted.recv() {
         let Some(engine) = engine.upgrade() else { return };
         match wanted {
-            Wanted::Page(queue, page) => engine.read_page(&queue, &page),
+            Wanted::Page(queue, page) => {
+                match page.blocks.is_empty() {
+                    true => engine.read_page(&queue, &page),
+                    false => engine.read_blocks(spiller, &queue, &page),
+                }
+                engine.pager.wake(queue.id);
+            }
+            Wanted::Spill(queue) => engine.spill_some(spiller, &queue),
+            Wanted::GiveUp(blocks) => spiller.give_up(&blocks),
             Wanted::Fit => engine.fit(),
         }
     }

@@ -23,7 +23,7 @@ use super::outbox::ConsumerSink;
 /// What an entry remembers of the store.
 #[derive(Clone, Debug, Default)]
 pub enum Stored {
-    /// transient, or in a queue that is not durable: never on disk
+    /// transient, or in a queue that is not durable: never in the store
     #[default]
     No,
     /// in the store, or on its way there

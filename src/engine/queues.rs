@@ -229,6 +229,7 @@ impl Engine {
         check: impl FnOnce(&Contents) -> Result<(), E>,
     ) -> Result<(u32, Position), E> {
         let store = &self.store;
+        let mut blocks = Vec::new();
         let (sinks, count, position) = self.change(|topology| {
             let mut contents = queue.lock();
             if contents.is_deleted() {
@@ -237,6 +238,7 @@ impl Engine {
             check(&contents)?;
             let count = contents.counts().ready;
             let (left, mut sinks) = contents.delete();
+            blocks = left.blocks;
             // Under the queue's lock, so that whoever cancels one of them meanwhile finds it done, and
             // does not use its key again before.
             let undelivered = cancel_consumers(&mut sinks);
@@ -254,6 +256,7 @@ impl Engine {
             }
             Ok((sinks, count as u32, position))
         })?;
+        self.pager.give_up(&blocks);
         wake(&sinks);
         self.timers.disarm(queue);
         self.pager.wake(queue.id);

@@ -30,6 +30,7 @@ mod paging;
 mod replies;
 mod routing;
 mod shred;
+mod spilling;
 mod stored_rows;
 mod timeouts;
 

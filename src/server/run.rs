@@ -177,6 +177,8 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
 fn start_engine(config: &Config, store: Arc<Store>, recovered: Recovered) -> Result<Arc<Engine>, RunError> {
     let engine = Engine::start(store, recovered, &config.default_vhost)?;
     engine.set_window(config.resident_limit.messages, config.resident_limit.bytes);
+    let memory = measure::memory_total_bytes().unwrap_or(0);
+    engine.set_disk_reserve(config.disk_free_limit.bytes(memory));
     for user in &config.users {
         let permissions = user.permissions_in(&config.default_vhost);
         if permissions.is_none() {

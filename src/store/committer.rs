@@ -29,6 +29,7 @@ use super::reseal::Reseal;
 use super::rocks::{Batch, Puts, Rocks};
 use super::sealing::{Opening, Sealing, name_of};
 use super::shred::{QueueKeys, Under};
+use super::spill;
 use crate::broker::id::{QueueId, Seq};
 use crate::limits::PURGE_KEYS_MAX;
 use crate::seal::envelope::Kind;
@@ -64,6 +65,8 @@ pub(super) struct Committer {
     pub(super) told_generation: u64,
     /// Reused by every record.
     pub(super) value: Vec<u8>,
+    /// Emptied before the directory is free.
+    pub(super) _spill: spill::Folder,
     /// Frees the directory when the thread ends.
     pub(super) _lock: FolderLock,
 }

@@ -16,6 +16,7 @@
 //! | `store.lock` | held while the store is open |
 //! | `erased` | until when deleted messages have left the disk |
 //! | `db/` | RocksDB: column families `default`, `q`, `b` |
+//! | `spill/` | transient messages for which there was no room in memory, under a key that is nowhere; empty at each start |
 
 mod anchor;
 mod audit;
@@ -54,6 +55,7 @@ mod restored;
 mod rocks;
 mod sealing;
 mod shred;
+mod spill;
 mod verify;
 mod watchdog;
 
@@ -84,6 +86,7 @@ pub use preflight::{LogState, check_log};
 pub use reader::{PageRequest, StoredPage};
 pub use record::EntryMeta;
 pub use recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
+pub use spill::{NotSpilled, SPILL_DIR, Spill, SpillLost};
 
 use crate::broker::id::{BodyId, RowId};
 use crate::broker::message::Message;
@@ -213,6 +216,14 @@ impl Store {
             failure: CommitFailure::Refused("the store is closed".into()),
         };
         reader.ok_or_else(closed)?.page(wanted)
+    }
+
+    /// A place on the disk for what is not to outlive this process, under a key of its own.
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn spill(&self) -> Result<Spill, StoreError> {
+        Spill::new(&self.dir, self.store, self.padding).map_err(|e| StoreError::system(&self.dir, e))
     }
 
     /// A body that will be stored apart from its `entries` entries. Each of those must be put, or given up

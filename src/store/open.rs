@@ -26,6 +26,7 @@ use super::reseal::Reseal;
 use super::rocks::{Rocks, Tail};
 use super::sealing::{Opening, Sealing};
 use super::shred::QueueKeys;
+use super::spill;
 use super::watchdog::{self, watched};
 use super::{OpenOptions, Padding, Store};
 use crate::seal::Credential;
@@ -70,6 +71,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     let Some(lock) = files::lock(&dir, LOCK_FILE)? else {
         return Err(StoreError::Locked { dir });
     };
+    let spill = spill::Folder::emptied(&dir)?;
     let anchor = anchor.unwrap_or_else(|| dir.join(ANCHOR_FILE));
     let Identity { store, mut keyring } = identify(&dir, mode, kek, &anchor)?;
     let generation = keyring.as_ref().map(|file| file.ring().generation);
@@ -123,6 +125,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         reseal: Reseal::new(reseal_after),
         told_generation: restored.commit.keyring_generation,
         value: Vec::new(),
+        _spill: spill,
         _lock: lock,
     };
     Ok((committer, restored.recovered, store))

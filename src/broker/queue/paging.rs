@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// Whether a page is being read.
+/// Whether a page is being read, or blocks are being written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum Transfer {
     No,
     UnderWay,
     /// it could not be; whoever keeps the time says when to try again
@@ -18,12 +18,15 @@ pub struct Left<D> {
     pub entries: Vec<Entry<D>>,
     /// what was in the store only
     pub runs: Vec<Run>,
+    /// what was spilled
+    pub blocks: Vec<Block>,
 }
 
 impl<D> Left<D> {
     /// How many entries these are.
     pub fn count(&self) -> usize {
-        self.entries.len() + self.runs.iter().map(|run| run.count as usize).sum::<usize>()
+        let paged = self.runs.iter().map(|run| run.count).chain(self.blocks.iter().map(|block| block.count));
+        self.entries.len() + paged.sum::<u64>() as usize
     }
 }
 
@@ -40,11 +43,33 @@ impl<D, S: Sink<D>> Queue<D, S> {
     }
 
     /// Lets go of what is beyond the window and in the store. To be called after entries were added; costs next to
-    /// nothing in a queue that is within its window.
-    pub fn page_out(&mut self, window: Window, rest: impl Fn(&Entry<D>) -> Rest) {
-        if !self.rules.is_resident {
-            self.ready.page_out(window, rest);
+    /// nothing in a queue that is within its window. True when [`Queue::spill`] is to be called, soon and until it
+    /// gives nothing.
+    pub fn page_out(&mut self, window: Window, rest: impl Fn(&Entry<D>) -> Rest) -> bool {
+        if self.rules.is_resident || !self.ready.page_out(window, rest) || self.spilling != Transfer::No {
+            return false;
         }
+        self.spilling = Transfer::UnderWay;
+        true
+    }
+
+    /// Gives away what is beyond the window and in no store, to be written: blocks of about so many bytes together.
+    /// Each must be readable before the next call of [`Queue::next_page`] is served, or come back.
+    pub fn spill(
+        &mut self,
+        window: Window,
+        bytes_max: usize,
+        next_id: impl FnMut() -> u64,
+    ) -> Vec<Spilling<D>> {
+        let made = self.ready.spill(window, bytes_max, next_id);
+        self.spilling = if made.is_empty() { Transfer::No } else { Transfer::UnderWay };
+        made
+    }
+
+    /// Takes back what could not be written. [`Queue::page_out`] asks for no more before [`Queue::retry`] was called.
+    pub fn unspill(&mut self, spilling: impl IntoIterator<Item = Spilling<D>>) {
+        self.spilling = Transfer::Failed;
+        spilling.into_iter().for_each(|one| self.ready.unspill(one));
     }
 
     /// Whether something is ready and the one whose turn it is must be read back first.
@@ -55,37 +80,41 @@ impl<D, S: Sink<D>> Queue<D, S> {
     /// What is to be read back now, if anything; [`Queue::page_in`] or [`Queue::page_failed`] must follow, and only
     /// one page is read at a time.
     pub fn next_page(&mut self, window: Window) -> Option<Page> {
-        if self.ready.paged_len() == 0 || self.reading != Reading::No {
+        if self.ready.paged_len() == 0 || self.reading != Transfer::No {
             return None;
         }
         let page = self.ready.next_page(window);
         if page.is_some() {
-            self.reading = Reading::UnderWay;
+            self.reading = Transfer::UnderWay;
         }
         page
     }
 
     /// Takes what was read of a page. False when it was purged meanwhile, and nobody wants it any more.
     pub fn page_in(&mut self, page: &Page, mut read: PageRead<D>) -> bool {
-        self.reading = Reading::No;
+        self.reading = Transfer::No;
         for entry in &mut read.entries {
-            entry.redelivered |= entry.seq <= self.redelivered_up_to;
+            // What was spilled has come in this life of the broker.
+            entry.redelivered |= page.blocks.is_empty() && entry.seq <= self.redelivered_up_to;
             self.has_expiry |= entry.expires_ms > 0;
         }
         self.ready.page_in(page, read)
     }
 
-    /// A page could not be read; [`Queue::next_page`] gives none before [`Queue::retry_page`] was called. Who uses
+    /// A page could not be read; [`Queue::next_page`] gives none before [`Queue::retry`] was called. Who uses
     /// the queue meanwhile does not have a disk tried again and again that fails.
     pub fn page_failed(&mut self) {
-        self.reading = Reading::Failed;
+        self.reading = Transfer::Failed;
     }
 
-    /// A page that could not be read may be tried again; false when there is none.
-    pub fn retry_page(&mut self) -> bool {
-        let has_failed = self.reading == Reading::Failed;
+    /// What could not be read or written may be tried again; false when no page waits for it.
+    pub fn retry(&mut self) -> bool {
+        if self.spilling == Transfer::Failed {
+            self.spilling = Transfer::No;
+        }
+        let has_failed = self.reading == Transfer::Failed;
         if has_failed {
-            self.reading = Reading::No;
+            self.reading = Transfer::No;
         }
         has_failed
     }
@@ -132,10 +161,10 @@ mod tests {
         let mut queue = long_queue(Rules::default());
         while queue.get().is_some() {}
         let page = queue.next_page(WINDOW).unwrap();
-        assert!(queue.next_page(WINDOW).is_none() && !queue.retry_page(), "it is being read");
+        assert!(queue.next_page(WINDOW).is_none() && !queue.retry(), "it is being read");
         queue.page_failed();
         assert!(queue.is_starved() && queue.next_page(WINDOW).is_none());
-        assert!(queue.retry_page() && !queue.retry_page());
+        assert!(queue.retry() && !queue.retry());
         assert_eq!(queue.next_page(WINDOW), Some(page));
     }
 

@@ -15,8 +15,8 @@ use crate::broker::id::Seq;
 use crate::broker::letters::{Died, Letter, Which};
 use crate::broker::message::Message;
 use crate::broker::queue::{
-    ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, PageRead, Queue, Rest, Rules,
-    Run, Sink, Window,
+    Block, ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, PageRead, Queue, Rest,
+    Rules, Run, Sink, Window,
 };
 use crate::broker::queue_type::QueueType;
 
@@ -323,6 +323,10 @@ enum Step {
     Delete,
     /// so many more entries reach the store, and the queue lets go of what it may
     PageOut(u64),
+    /// blocks are written, if the queue has asked for it; or cannot be
+    Spill {
+        works: bool,
+    },
     /// memory becomes short, or is not any more
     Window(Window),
 }
@@ -353,6 +357,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => Just(Step::Assign),
         1 => Just(Step::Delete),
         8 => (0u64..8).prop_map(Step::PageOut),
+        6 => prop::bool::weighted(0.8).prop_map(|works| Step::Spill { works }),
         2 => window().prop_map(Step::Window),
     ]
 }
@@ -404,11 +409,22 @@ struct Pair {
     published: BTreeMap<u64, Known>,
     /// the store has entries up to here
     durable: u64,
+    /// blocks that were written, by number, with the entries as they were then
+    blocks: BTreeMap<u64, Vec<Known>>,
+    /// how many blocks there were
+    last_block: u64,
+    /// the queue has asked for its transient entries to be spilled
+    spills: bool,
 }
 
-/// Some entries are transient.
+/// Some entries are never in the store.
 fn is_stored(seq: u64) -> bool {
-    !seq.is_multiple_of(7)
+    !seq.is_multiple_of(7) && !is_transient(seq)
+}
+
+/// Those that can be spilled. Long stretches of them, and others where they alternate.
+fn is_transient(seq: u64) -> bool {
+    seq % 3 == 1 || (seq / 16) % 2 == 1
 }
 
 fn window() -> impl Strategy<Value = Window> {
@@ -430,7 +446,17 @@ impl Pair {
     fn new(rules: Rules, window: Window) -> Pair {
         let model = Model { rules: rules.clone(), next_seq: 1, ..Model::default() };
         let queue = Queue::new(rules);
-        Pair { queue, model, inboxes: Vec::new(), window, published: BTreeMap::new(), durable: 0 }
+        Pair {
+            queue,
+            model,
+            inboxes: Vec::new(),
+            window,
+            published: BTreeMap::new(),
+            durable: 0,
+            blocks: BTreeMap::new(),
+            last_block: 0,
+            spills: false,
+        }
     }
 
     /// What the store has between two places: whatever was stored and is not gone, who ever holds it.
@@ -445,6 +471,12 @@ impl Pair {
     fn read_page(&mut self) -> bool {
         let Some(page) = self.queue.next_page(self.window) else { return false };
         assert!(self.queue.next_page(self.window).is_none(), "one at a time");
+        if !page.blocks.is_empty() {
+            let known: Vec<Known> = page.blocks.iter().flat_map(|block| self.take_block(block)).collect();
+            let entries = known.into_iter().map(Known::entry).collect();
+            self.queue.page_in(&page, PageRead { entries, lost: 0, upto: page.last });
+            return true;
+        }
         let (mut entries, mut bytes, mut upto) = (Vec::new(), 0, page.last);
         for known in self.stored(page.first, page.last) {
             if entries.len() == page.len_max || bytes >= page.bytes_max {
@@ -456,6 +488,40 @@ impl Pair {
         }
         self.queue.page_in(&page, PageRead { entries, lost: 0, upto });
         true
+    }
+
+    /// Reads a block, which is done once.
+    fn take_block(&mut self, block: &Block) -> Vec<Known> {
+        let known = self.blocks.remove(&block.id).expect("a block that was written and not read");
+        assert_eq!(known.len() as u64, block.count);
+        assert_eq!(known.iter().map(|k| k.bytes).sum::<u64>(), block.body_bytes);
+        assert_eq!(known.first().map(|k| k.seq), Some(block.first.0));
+        assert_eq!(known.last().map(|k| k.seq), Some(block.last.0));
+        known
+    }
+
+    fn spill(&mut self, works: bool) {
+        if !std::mem::take(&mut self.spills) {
+            return;
+        }
+        let last_block = &mut self.last_block;
+        let next_id = || {
+            *last_block += 1;
+            *last_block
+        };
+        let mut made = self.queue.spill(self.window, 16, next_id);
+        if !works {
+            // The first one could be.
+            let back = made.split_off(made.len().min(1));
+            self.queue.unspill(back);
+            self.queue.retry();
+        } else if !made.is_empty() {
+            self.spills = true;
+        }
+        for one in made {
+            assert!(one.entries.iter().all(|entry| is_transient(entry.seq.0)));
+            self.blocks.insert(one.block.id, one.entries.iter().map(Known::of).collect());
+        }
     }
 
     fn places(&self, runs: &[Run]) -> Vec<Known> {
@@ -595,7 +661,8 @@ impl Pair {
             Step::Trim => self.trim(),
             Step::Purge => {
                 let left = self.queue.purge();
-                let paged = self.places(&left.runs);
+                let mut paged = self.places(&left.runs);
+                paged.extend(left.blocks.iter().flat_map(|block| self.take_block(block)));
                 let expected: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
                 assert_eq!(left.count(), expected.len());
                 let purged: Vec<Known> = left.entries.iter().map(Known::of).collect();
@@ -622,16 +689,19 @@ impl Pair {
             Step::PageOut(more) => {
                 self.durable = (self.durable + more).min(self.model.next_seq - 1);
                 let durable = self.durable;
-                self.queue.page_out(self.window, |entry| match entry.seq.0 {
+                self.spills |= self.queue.page_out(self.window, |entry| match entry.seq.0 {
+                    seq if is_transient(seq) => Rest::Nowhere,
                     seq if !is_stored(seq) => Rest::Never,
                     seq if seq <= durable => Rest::There,
                     _ => Rest::NotYet,
                 });
             }
+            Step::Spill { works } => self.spill(works),
             Step::Window(window) => self.window = window,
             Step::Delete => {
                 let (left, sinks) = self.queue.delete();
                 self.places(&left.runs);
+                left.blocks.iter().for_each(|block| drop(self.take_block(block)));
                 assert_eq!(
                     (left.count(), sinks.len()),
                     (self.model.ready.len() + self.model.letters.len(), self.model.present().count())
@@ -789,6 +859,8 @@ impl Pair {
         let counts = Counts { paged, ..model.counts() };
         assert_eq!(queue.counts(), counts);
         assert!(paged <= counts.ready);
+        let blocks: usize = self.blocks.values().map(Vec::len).sum();
+        assert!(blocks <= paged, "a block that nobody will read is kept");
         assert_eq!(queue.taken_up_to().0, model.taken_up_to);
         assert_eq!(queue.is_abandoned(), model.had_consumer && counts.consumers == 0);
         assert_eq!(queue.is_deleted(), model.deleted);
@@ -818,6 +890,7 @@ impl Pair {
         }
         let expected: Vec<Known> = std::iter::from_fn(|| self.model.pop()).collect();
         assert_eq!(ready, expected, "what is left comes in order");
+        assert!(self.blocks.is_empty(), "a block was forgotten");
         let mut all: Vec<u64> = ready
             .iter()
             .chain(&self.model.gotten)
@@ -839,7 +912,7 @@ proptest! {
     fn a_queue_does_what_a_plain_list_would(
         rules in rules(),
         window in window(),
-        steps in vec(step(), 1..80),
+        steps in vec(step(), 1..120),
     ) {
         let mut pair = Pair::new(rules, window);
         for step in steps {

@@ -5,14 +5,14 @@ use super::*;
 use crate::broker::queue::Counts;
 
 /// A broker that keeps four messages of each queue in memory.
-fn small(dir: &Path) -> House {
+pub(super) fn small(dir: &Path) -> House {
     let house = House::open(dir);
     house.engine.set_window(4, 1 << 20);
     house
 }
 
 impl House {
-    fn counts(&self, queue: &str) -> Counts {
+    pub(super) fn counts(&self, queue: &str) -> Counts {
         self.queue(queue).unwrap().counts()
     }
 }
@@ -26,7 +26,7 @@ impl Seat {
     }
 
     /// Sleeps a little between looks: what is waited for wakes nobody.
-    fn wait_until_true(&self, what: &str, done: impl Fn() -> bool) {
+    pub(super) fn wait_until_true(&self, what: &str, done: impl Fn() -> bool) {
         let limit = Instant::now() + Duration::from_secs(60);
         while !done() {
             assert!(Instant::now() < limit, "{what}");
@@ -35,12 +35,12 @@ impl Seat {
     }
 }
 
-fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
+pub(super) fn numbers(range: std::ops::RangeInclusive<u32>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
 
 /// Lets the queue see that what it was given is in the store now.
-fn look(house: &House, queue: &str) {
+pub(super) fn look(house: &House, queue: &str) {
     let queue = house.queue(queue).unwrap();
     house.engine.with_queue(&queue, |_, _| ());
 }

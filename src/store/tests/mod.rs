@@ -16,6 +16,7 @@ mod paging;
 mod replay;
 mod reseal;
 mod shred;
+mod spill;
 
 use std::fs;
 use std::path::Path;

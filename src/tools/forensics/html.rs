@@ -300,6 +300,9 @@ fn purpose(path: &str) -> (bool, &'static str) {
             (false, "Which files make up the database; holds numbers and no message.")
         }
         ("CURRENT" | "IDENTITY", _) => (false, "A name that the database gives itself; holds no message."),
+        _ if path.rsplit('/').nth(1) == Some("spill") => {
+            (true, "Transient messages that had no room in memory, sealed under a key that was nowhere else.")
+        }
         _ => (true, ""),
     }
 }
