@@ -97,11 +97,30 @@ struct Tail<D> {
     fresh: VecDeque<Entry<D>>,
     /// of the bodies in the level's list
     list_bytes: usize,
+    /// behind the first place, up to the other one, the store has nothing and never will
+    bare: (Seq, Seq),
 }
 
 impl<D> Tail<D> {
     fn new(runs: VecDeque<Run>, fresh: VecDeque<Entry<D>>, list_bytes: usize) -> Tail<D> {
-        Tail { runs, spilled: Spilled::default(), fresh, list_bytes }
+        Tail { runs, spilled: Spilled::default(), fresh, list_bytes, bare: (Seq(0), Seq(0)) }
+    }
+
+    /// Makes an entry that the store has a run behind all others, or part of the last one.
+    fn add_stored(&mut self, run: Run) {
+        match self.runs.back_mut().filter(|last| last.last == self.bare.0) {
+            Some(last) if run.first.0 == self.bare.1.0 + 1 => last.append(&run),
+            _ => add_run(&mut self.runs, run),
+        }
+        self.bare = (run.last, run.last);
+    }
+
+    /// Stages an entry behind all others.
+    fn stage(&mut self, entry: Entry<D>) {
+        if entry.seq.0 == self.bare.1.0 + 1 {
+            self.bare.1 = entry.seq;
+        }
+        self.spilled.stage(entry);
     }
 
     /// The first place that must be read back.
@@ -275,13 +294,12 @@ impl<D> Level<D> {
                     continue;
                 }
                 Rest::Nowhere => {
-                    tail.spilled.stage(entry);
+                    tail.stage(entry);
                     continue;
                 }
             }
-            let run = Run::of(&entry);
-            out = Amount { len: out.len + 1, bytes: out.bytes + run.body_bytes as usize };
-            add_run(&mut tail.runs, run);
+            out = Amount { len: out.len + 1, bytes: out.bytes + entry.message.body().len() };
+            tail.add_stored(Run::of(&entry));
         }
         self.collapse();
         if self.tail.is_none() {
@@ -505,6 +523,31 @@ mod tests {
         assert_eq!(level.page_in(Seq(2), Seq(2), read, 0), Some(read));
         level.put_back(vec![entry(2)]);
         assert_eq!(order(&mut level), [2, 3], "in between them");
+    }
+
+    #[test]
+    fn where_every_other_entry_is_transient_the_stored_ones_are_one_run_and_the_others_blocks() {
+        let mut level = level(100);
+        let rest = |entry: &Entry<()>| match entry.seq.0 {
+            50 => Rest::Never,
+            seq if seq % 2 == 1 => Rest::There,
+            _ => Rest::Nowhere,
+        };
+        assert_eq!(level.page_out(4, usize::MAX, rest).len, 48);
+        let runs: Vec<_> =
+            level.tail.as_ref().unwrap().runs.iter().map(|run| (run.first.0, run.last.0)).collect();
+        assert_eq!(runs, [(5, 49), (51, 99)], "of the one between them nobody knows whether it was stored");
+        let spilled = level.spilled().unwrap();
+        let (block, entries) = spilled.make_block(1, 8, usize::MAX).unwrap();
+        assert_eq!((block.first, block.last, block.count, entries.len()), (Seq(6), Seq(20), 8, 8));
+        assert_eq!(order(&mut level), [1, 2, 3, 4]);
+        let read = Amount { len: 8, bytes: 32 };
+        assert_eq!(level.page_in(Seq(5), Seq(19), read, 0), Some(read));
+        level.put_back((5..=19).step_by(2).map(entry).collect());
+        assert_eq!(order(&mut level), [5], "the block is next");
+        assert_eq!(level.spilled().unwrap().forget_blocks(&[block]), Some(read));
+        level.put_back(entries);
+        assert_eq!(order(&mut level), (6..=19).collect::<Vec<_>>(), "the rest of the run is next");
     }
 
     #[test]

@@ -199,7 +199,8 @@ fn what_the_disk_does_not_take_stays_in_memory_and_goes_there_later() {
     let house = small(dir.path());
     let mut a = house.client();
     let in_the_way = dir.path().join(SPILL_DIR);
-    let breaks: [(&str, &dyn Fn(), &dyn Fn()); 2] = [
+    type Change<'a> = &'a dyn Fn();
+    let breaks: [(&str, Change, Change); 2] = [
         ("full", &|| house.engine.set_disk_reserve(u64::MAX), &|| house.engine.set_disk_reserve(0)),
         ("broken", &|| fs::write(&in_the_way, "no folder").unwrap(), &|| {
             fs::remove_file(&in_the_way).unwrap()
