@@ -37,8 +37,9 @@ impl Engine {
         if self.is_stopping() {
             return;
         }
-        let free = self.pager.disk_reserve_bytes().saturating_add(SPILL_DISK_FREE_BYTES_MIN);
-        if !spiller.spill.has_free(free) {
+        // As the disk alarm counts it, and some room beyond that.
+        let owed = self.store.unflushed_bytes().saturating_add(SPILL_DISK_FREE_BYTES_MIN);
+        if !spiller.spill.has_free(self.pager.disk_reserve_bytes().saturating_add(owed)) {
             return self.keep_in_memory(spiller, queue, Vec::new(), "the disk is nearly full");
         }
         let Spiller { spill, last_block, .. } = spiller;

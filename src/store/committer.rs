@@ -14,7 +14,6 @@ use super::anchor::{Anchor, Mark};
 use super::body::{BodyCounts, Settled, SharedBody};
 use super::commit::{Core, DeliveryMarks};
 use super::error::CommitFailure;
-use super::files::FolderLock;
 use super::key_duty::KeyDuty;
 use super::keyring_file::KeyringFile;
 use super::layout::{Family, Key};
@@ -65,10 +64,8 @@ pub(super) struct Committer {
     pub(super) told_generation: u64,
     /// Reused by every record.
     pub(super) value: Vec<u8>,
-    /// Emptied before the directory is free.
-    pub(super) _spill: spill::Folder,
     /// Frees the directory when the thread ends.
-    pub(super) _lock: FolderLock,
+    pub(super) _folder: spill::Folder,
 }
 
 /// What a commit row says that others change at any time: taken before the nonce prefix is drawn, so that a memory

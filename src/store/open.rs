@@ -71,7 +71,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     let Some(lock) = files::lock(&dir, LOCK_FILE)? else {
         return Err(StoreError::Locked { dir });
     };
-    let spill = spill::Folder::emptied(&dir)?;
+    let folder = spill::Folder::emptied(&dir, lock)?;
     let anchor = anchor.unwrap_or_else(|| dir.join(ANCHOR_FILE));
     let Identity { store, mut keyring } = identify(&dir, mode, kek, &anchor)?;
     let generation = keyring.as_ref().map(|file| file.ring().generation);
@@ -125,8 +125,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         reseal: Reseal::new(reseal_after),
         told_generation: restored.commit.keyring_generation,
         value: Vec::new(),
-        _spill: spill,
-        _lock: lock,
+        _folder: folder,
     };
     Ok((committer, restored.recovered, store))
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, OFlags};
 
 use super::error::StoreError;
+use super::files::FolderLock;
 use super::sealing::Unreadable;
 use crate::broker::id::Seq;
 use crate::broker::message::Message;
@@ -141,21 +142,24 @@ impl SpillLost {
     }
 }
 
-/// The folder, empty when a store is opened and when it was closed. To be held no longer than the store's lock.
-pub(super) struct Folder(PathBuf);
+/// The folder, empty when a store is opened and when it was closed. With it the store's lock is given back.
+pub(super) struct Folder {
+    dir: PathBuf,
+    _lock: FolderLock,
+}
 
 impl Folder {
     /// Removes what an earlier process has left.
-    pub(super) fn emptied(data_dir: &Path) -> Result<Folder, StoreError> {
-        let folder = Folder(data_dir.join(SPILL_DIR));
-        clear(&folder.0)?;
+    pub(super) fn emptied(data_dir: &Path, lock: FolderLock) -> Result<Folder, StoreError> {
+        let folder = Folder { dir: data_dir.join(SPILL_DIR), _lock: lock };
+        clear(&folder.dir)?;
         Ok(folder)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(error) = clear(&self.0) {
+        if let Err(error) = clear(&self.dir) {
             tracing::warn!(code = error.code(), "what was spilled is left to the next start: {error}");
         }
     }

@@ -3,7 +3,6 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use super::super::spill::Folder;
 use super::*;
 use crate::broker::queue::Entry;
 use crate::limits::SPILL_SEGMENT_BYTES_MAX;
@@ -206,6 +205,5 @@ fn a_folder_that_is_none_refuses_the_start() {
     assert_eq!(refused.code(), "E_STORE_IO");
     assert!(elsewhere.join("0123456789abcdef").exists());
     fs::remove_file(data.join(SPILL_DIR)).unwrap();
-    drop(Folder::emptied(&data).unwrap());
     drop(plain(&data));
 }
