@@ -116,6 +116,24 @@ fn thousands_that_came_back_are_spilled_again_and_are_known_to_have_been_deliver
 }
 
 #[test]
+fn while_memory_is_short_less_of_each_queue_stays_in_it_though_nobody_uses_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    house.engine.set_window(2000, 1 << 30);
+    let mut a = house.client();
+    a.declare("q", TRANSIENT);
+    for number in 1..=2000 {
+        a.put("q", &number.to_string(), false);
+    }
+    assert_eq!(house.counts("q").paged, 0, "it fits");
+    // At nine tenths of the watermark a sixty-fourth may stay, or the least there can be.
+    house.engine.fit_into(Some(90), 100);
+    a.wait_until_true("the spilling", || house.counts("q").paged >= 1800);
+    assert_eq!(a.take_all("q"), numbers(1..=2000));
+    a.wait_until_no_file_is_left(&house);
+}
+
+#[test]
 fn a_purge_or_a_deletion_takes_the_files_along() {
     let dir = tempfile::tempdir().unwrap();
     let house = small(dir.path());
