@@ -284,3 +284,16 @@ pub const ALARM_LOOK_MS_MIN: u64 = 10;
 
 /// How fast memory or disk is taken to be used up at most, in bytes a millisecond.
 pub const ALARM_RATE_BYTES_PER_MS: u64 = 1024 * 1024;
+
+/// Most threads that read the store at a start: more only wait for the disk, or for the one that adds up what they saw.
+pub const READ_THREADS_MAX: usize = 8;
+
+/// Most threads that read bodies: each has one as a whole in memory, twice.
+pub const READ_BODY_THREADS_MAX: usize = 2;
+
+/// Bytes of a table that one thread reads before the next part: small enough for what was seen of it to be kept until
+/// its turn comes, large enough for beginning anew not to count.
+pub const READ_PART_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Parts that a thread may have read that nobody has asked for yet.
+pub const READ_PARTS_AHEAD: usize = 2;

@@ -123,6 +123,12 @@ impl Message {
 
     /// Takes back what [`Message::as_bytes`] gave, after checking that its fields fit.
     pub fn from_bytes(bytes: &[u8]) -> Result<Message, Malformed> {
+        Message::body_bytes(bytes)?;
+        Ok(Message(Arc::from(bytes)))
+    }
+
+    /// The same check without taking it back; gives the length of the body.
+    pub fn body_bytes(bytes: &[u8]) -> Result<usize, Malformed> {
         let exchange = *bytes.get(1).ok_or(Malformed("exchange"))? as usize;
         let rest = bytes.get(2 + exchange..).ok_or(Malformed("exchange"))?;
         let key = *rest.first().ok_or(Malformed("routing key"))? as usize;
@@ -133,9 +139,9 @@ impl Message {
         if bytes[0] & BLIND_COPIED != 0 {
             let (rest, length) = rest.split_last_chunk::<4>().ok_or(Malformed("copies"))?;
             let length = u32::from_be_bytes(*length) as usize;
-            rest.len().checked_sub(length).ok_or(Malformed("copies"))?;
+            return rest.len().checked_sub(length).ok_or(Malformed("copies"));
         }
-        Ok(Message(Arc::from(bytes)))
+        Ok(rest.len())
     }
 
     /// All of it, as it is sealed and stored.

@@ -135,6 +135,11 @@ impl Opener {
         Opener { keys, store, last: None }
     }
 
+    /// One more with the same keys.
+    pub fn another(&self) -> Opener {
+        Opener { keys: self.keys.clone(), store: self.store, last: None }
+    }
+
     /// Opens `record` into `text`, whose former content is dropped.
     ///
     /// # Errors

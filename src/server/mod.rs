@@ -23,6 +23,7 @@ pub mod offline;
 mod picture;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+pub mod progress_line;
 pub mod prompt;
 pub mod raw_config;
 pub mod run;

@@ -24,6 +24,7 @@ use super::listeners::{LoginFrom, PeerVerification, Tls, TlsVersion};
 use super::logging;
 use super::measure;
 use super::picture::Picture;
+use super::progress_line::{ProgressLine, reading};
 use super::users;
 use super::values::Listen;
 
@@ -144,7 +145,7 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
         AtRest::PlainInsecure => (Mode::PlainInsecure, None),
         AtRest::Sealed(source) => (Mode::Sealed, Some(key_source::load(source, &config.data_dir)?)),
     };
-    let from = Instant::now();
+    let (from, mut line) = (Instant::now(), ProgressLine::new());
     let (store, recovered) = Store::open(OpenOptions {
         anchor: config.anchor.clone(),
         accept_rollback: accepted.rollback,
@@ -152,6 +153,10 @@ fn open_store(config: &Config, accepted: Accepted) -> Result<(Arc<Store>, Recove
         padding: config.padding,
         erase_within: config.erase_within,
         reseal_after: config.reseal_after,
+        progress: Box::new(move |progress| match progress.is_over {
+            true => line.clear(),
+            false => line.show(|| reading(progress)),
+        }),
         ..OpenOptions::new(&config.data_dir, mode, kek)
     })?;
     let held = recovered

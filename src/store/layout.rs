@@ -33,6 +33,15 @@ impl Family {
         }
     }
 
+    /// Keys that begin with the same bytes, so many, belong to one thing.
+    pub(super) const fn whole_bytes(self) -> usize {
+        match self {
+            Family::Meta => 1,
+            Family::Entries => 16,
+            Family::Bodies => 8,
+        }
+    }
+
     pub(super) fn place(self, key: &[u8]) -> Place<'_> {
         let family = match self {
             Family::Meta => b'd',

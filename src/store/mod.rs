@@ -42,6 +42,7 @@ mod ledger;
 mod live;
 mod op;
 mod open;
+mod parts;
 mod pieces;
 mod preflight;
 mod presence;
@@ -86,6 +87,7 @@ pub use preflight::{LogState, check_log};
 pub use reader::{PageRequest, StoredPage};
 pub use record::EntryMeta;
 pub use recovered::{Quarantined, Recovered, RecoveredEntry, RecoveredQueue, Row};
+pub use recovery::{OnProgress, ReadProgress};
 pub use spill::{NotSpilled, SPILL_DIR, Spill, SpillLost};
 
 use crate::broker::id::{BodyId, RowId};
@@ -117,6 +119,8 @@ pub struct OpenOptions {
     pub erase_within: Duration,
     /// What is under a data key that was made so long ago is sealed again by itself; `None` for never.
     pub reseal_after: Option<Duration>,
+    /// Is told how far the reading of messages has come, many times a second.
+    pub progress: OnProgress,
 }
 
 impl OpenOptions {
@@ -126,6 +130,7 @@ impl OpenOptions {
         let erase_within = Duration::from_secs(ERASE_HOURS_DEFAULT * 3600);
         let reseal_after = Some(Duration::from_secs(RESEAL_DAYS_DEFAULT * 86_400));
         let (anchor, accept_rollback, quarantine) = (None, None, false);
+        let progress = Box::new(|_| {});
         OpenOptions {
             dir,
             mode,
@@ -136,6 +141,7 @@ impl OpenOptions {
             quarantine,
             erase_within,
             reseal_after,
+            progress,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::op::Op;
 use super::preflight::{self, Findings};
 use super::presence::Presence;
 use super::recovered::Recovered;
-use super::recovery::{Counts, Terms, judge, restore};
+use super::recovery::{Counts, OnProgress, Terms, judge, restore};
 use super::reseal::Reseal;
 use super::rocks::{Rocks, Tail};
 use super::sealing::{Opening, Sealing};
@@ -63,8 +63,8 @@ pub(super) fn open(options: OpenOptions) -> Result<(Arc<Store>, Recovered), Stor
 
 /// Everything but the first commit and the thread; gives the store's uuid as well.
 pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8; 16]), StoreError> {
-    let OpenOptions { dir, mode, kek, padding, anchor, accept_rollback, quarantine, reseal_after, .. } =
-        options;
+    let OpenOptions { dir, mode, kek, padding, anchor, mut progress, .. } = options;
+    let OpenOptions { accept_rollback, quarantine, reseal_after, .. } = options;
     // RocksDB makes its files with whatever the process permits.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     files::create_dir(&dir)?;
@@ -79,12 +79,10 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     let key = root.map_or_else(AnchorKey::public, RootKey::anchor);
     let demand = Demand::read(anchor, &store, &key, accept_rollback)?;
     let terms = Terms { dir: &dir, demand: &demand, generation, quarantine };
-    let mut opening = match &keyring {
-        None => Opening::Plain,
-        Some(file) => Opening::Sealed(Box::new(Opener::new(file.keys(), store))),
-    };
-    let rocks = Arc::new(database(&terms, &mut opening, || counts(keyring.as_ref()))?);
-    let restored = restore(&terms, &rocks, &mut opening, counts(keyring.as_ref()))?;
+    let mut opening = opening(keyring.as_ref().map(KeyringFile::keys), store);
+    let rocks = Arc::new(database(&terms, &mut opening, || counts(keyring.as_ref()), &mut progress)?);
+    let restored = restore(&terms, &rocks, &mut opening, counts(keyring.as_ref()), &mut progress)?;
+    rocks.start_compactions()?;
     let wall_ms = now_ms();
     let found = restored.commit.commit_seq;
     let mark = Mark { commit_seq: found, generation: generation.unwrap_or_default(), wall_ms };
@@ -102,10 +100,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     ledger.key_use.seals_with(sealing.data_key_id());
     let keep_all_keys = restored.keep_all_keys || !restored.recovered.quarantined.is_empty();
     let keys = keyring.as_ref().map(KeyringFile::keys).unwrap_or_default();
-    let opening = match &keyring {
-        None => Opening::Plain,
-        Some(_) => Opening::Sealed(Box::new(Opener::new(keys.clone(), store))),
-    };
+    let opening = self::opening(keyring.is_some().then(|| keys.clone()), store);
     let core = Arc::new(Core::new(restored.next_body, restored.next_row, data_key, keys));
     let committer = Committer {
         core,
@@ -130,6 +125,11 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     Ok((committer, restored.recovered, store))
 }
 
+/// `keys` is `None` for a plain store.
+fn opening(keys: Option<Vec<Arc<Key>>>, store: [u8; 16]) -> Opening {
+    keys.map_or(Opening::Plain, |keys| Opening::Sealed(Box::new(Opener::new(keys, store))))
+}
+
 pub(super) fn counts(keyring: Option<&KeyringFile>) -> Counts {
     let root = keyring.map(|file| &file.ring().root);
     let sum = |key: Option<Secret<32>>| key.map_or_else(Multiset::public, |key| Multiset::new(&key));
@@ -150,6 +150,7 @@ fn database(
     terms: &Terms<'_>,
     opening: &mut Opening,
     counts: impl FnOnce() -> Counts,
+    progress: &mut OnProgress,
 ) -> Result<Rocks, StoreError> {
     let path = terms.dir.join(DATABASE_DIR);
     let findings = match preflight::check(&path)? {
@@ -176,7 +177,7 @@ fn database(
         let torn = path.clone();
         let rocks = watched(&path, limit, &said, move || Rocks::look(&torn, Tail::Torn))?;
         if findings.is_deep {
-            restore(terms, &rocks, opening, counts())?;
+            restore(terms, &rocks, opening, counts(), progress)?;
         } else {
             judge(terms, &rocks, opening)?;
         }

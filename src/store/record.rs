@@ -11,7 +11,7 @@ use super::layout::RowKind;
 use super::presence::Sums;
 use crate::broker::id::{BodyId, QueueId, RowId, Seq};
 use crate::broker::letters::Died;
-use crate::broker::message::Message;
+use crate::broker::message::{self, Message};
 use crate::broker::queue::Death;
 use crate::limits::BODY_CHUNK_BYTES;
 use crate::seal::envelope::{FLAG_LAST, FLAG_PADDED, Kind};
@@ -141,16 +141,24 @@ fn describe_message(kind: &str, message: &Message) -> serde_json::Value {
 
 /// An entry read back.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct Entry<M = Message> {
     pub(super) meta: EntryMeta,
-    /// The message itself, or by what its body is found.
-    pub(super) content: Result<Message, BodyRef>,
+    /// The message itself (or what is wanted of it), or by what its body is found.
+    pub(super) content: Result<M, BodyRef>,
     /// How many entries the body was made for; 0 where an older version did not say.
     pub(super) promised: u32,
 }
 
 /// Reads an entry back.
 pub(super) fn read_entry(text: &[u8]) -> Result<Entry, BadContent> {
+    read_entry_as(text, Message::from_bytes)
+}
+
+/// Reads an entry of whose message only `read` is wanted.
+pub(super) fn read_entry_as<M>(
+    text: &[u8],
+    read: impl FnOnce(&[u8]) -> Result<M, message::Malformed>,
+) -> Result<Entry<M>, BadContent> {
     let bad = BadContent("an entry");
     let mut cursor = Cursor(text, bad);
     let id = BodyId(cursor.u64()?);
@@ -165,7 +173,7 @@ pub(super) fn read_entry(text: &[u8]) -> Result<Entry, BadContent> {
     let content = match flags {
         ENTRY_INLINE => {
             let message = cursor.0.get(..bytes as usize).ok_or(bad)?;
-            Ok(Message::from_bytes(message).map_err(|_| bad)?)
+            Ok(read(message).map_err(|_| bad)?)
         }
         0 if chunks > 0 => Err(BodyRef { id, bytes, chunks, tag }),
         _ => return Err(bad),

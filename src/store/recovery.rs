@@ -1,28 +1,29 @@
 //! From the database to what the engine starts with: rows, and of queues which places are in use. It changes nothing.
-//! Every record is opened and none is kept: messages are read back when their turn comes (reader.rs).
+//! Every record is opened and none is kept: messages are read back when their turn comes (reader.rs). Threads open them
+//! (look.rs, parts.rs); what they tell is taken here, in the order of the keys.
 //!
 //! What does not open is never passed over: a row, a manifest or the commit row refuses the start; an entry
 //! or a body goes into quarantine, where it is neither delivered nor deleted. That all is there, and
 //! nothing else, is verified at the end (verify.rs).
 
 mod end;
+mod look;
+mod progress;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::anchor::Demand;
 use super::body::BodyCounts;
 use super::error::{QueueFault, StoreError};
-use super::layout::{Family, Key, MetaKey, RowKind, parse_body, parse_entry, parse_meta};
+use super::layout::{Family, Key, MetaKey, RowKind, parse_meta};
 use super::ledger::Ledger;
 use super::live::LiveSet;
-use super::pieces::Pieces;
+use super::parts::{Division, scan_in_parts};
 use super::presence::{Kept, Presence};
 use super::purge::Purge;
 use super::record::{
-    BodyRef, CommitRow, Entry, Manifest, read_commit, read_delivery_count, read_entry, read_manifest,
-    read_row,
+    BodyRef, CommitRow, Entry, Manifest, read_commit, read_delivery_count, read_manifest, read_row,
 };
 use super::recovered::{EXTRA, Quarantined, Recovered, RecoveredQueue, Row};
 use super::restored::Restored;
@@ -32,10 +33,11 @@ use super::verify::{Examined, examine};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::broker::letters::Died;
 use crate::broker::queue::Run;
-use crate::seal::envelope::{Kind, Malformed, parse};
+use crate::seal::envelope::{Kind, Malformed};
 use crate::seal::record::NotOpened;
-
-const PROGRESS_TOLD_EACH: Duration = Duration::from_secs(1);
+use look::{Bodies, Entries, Measure, SeenBody, SeenEntry};
+use progress::Progress;
+pub use progress::{OnProgress, ReadProgress};
 
 /// What a database is held against.
 pub(super) struct Terms<'a> {
@@ -111,39 +113,14 @@ struct Scan<'a> {
     purging: BTreeMap<(QueueId, Seq), (Seq, Going)>,
     quarantined: Vec<Quarantined>,
     used_keys: HashSet<u32>,
+    /// One of these, or that of a plain store's records.
+    last_key: u32,
     keep_all_keys: bool,
     missing_keys: u64,
     missing_key: u32,
     counts: Counts,
     body_counts: BodyCounts,
-    progress: Progress,
-}
-
-/// Tells an operator who waits how far the reading of messages has come.
-struct Progress {
-    messages: u64,
-    told: Instant,
-    since: Instant,
-}
-
-impl Progress {
-    fn new() -> Progress {
-        Progress { messages: 0, told: Instant::now(), since: Instant::now() }
-    }
-
-    fn step(&mut self) {
-        self.messages += 1;
-        // Looking at the clock costs more than a message does.
-        if self.messages.is_multiple_of(4096) && self.told.elapsed() >= PROGRESS_TOLD_EACH {
-            self.told = Instant::now();
-            tracing::info!(messages = self.messages, "reading the store");
-        }
-    }
-
-    fn end(&self) {
-        let elapsed_ms = self.since.elapsed().as_millis() as u64;
-        tracing::info!(messages = self.messages, elapsed_ms, "the store was read");
-    }
+    progress: Progress<'a>,
 }
 
 /// What is still to be cleared away.
@@ -201,6 +178,7 @@ pub(super) fn restore(
     rocks: &Rocks,
     opening: &mut Opening,
     counts: Counts,
+    progress: &mut dyn FnMut(ReadProgress),
 ) -> Result<Restored, StoreError> {
     let commit = judge(terms, rocks, opening)?;
     let mut scan = Scan {
@@ -216,16 +194,17 @@ pub(super) fn restore(
         purging: BTreeMap::new(),
         quarantined: Vec::new(),
         used_keys: HashSet::new(),
+        last_key: 0,
         keep_all_keys: false,
         missing_keys: 0,
         missing_key: 0,
         counts,
         body_counts: BodyCounts::default(),
-        progress: Progress::new(),
+        progress: Progress::new(progress),
     };
     rocks.scan(Family::Meta, |key, value| scan.meta(key, value))?;
     scan.bodies(rocks)?;
-    rocks.scan(Family::Entries, |key, value| scan.entry(key, value))?;
+    scan.entries(rocks)?;
     scan.progress.end();
     if scan.missing_keys > 0 {
         let (dir, count, key_id) = (terms.dir.to_path_buf(), scan.missing_keys, scan.missing_key);
@@ -296,34 +275,31 @@ impl Scan<'_> {
             self.dropping.insert(queue, Going { extra: manifest.extra, ..Going::default() });
         } else {
             self.counts.ledger.recovered(&manifest);
+            self.progress.expected += manifest.live_count;
             self.manifests.insert(queue, manifest);
         }
     }
 
-    /// Notes which data key a record needs, whether it opened or not. An error that concerns the whole
-    /// store (a plain record) is told apart from one that concerns the record alone. A missing key is no
-    /// error by itself: what is left of a queue that is being dropped, or a body that no entry names, may have been
-    /// sealed under a key that was destroyed. Gives the key's id, 0 when none is known.
-    fn note_key(&mut self, value: &[u8], error: Option<Unreadable>) -> Result<u32, StoreError> {
+    /// Notes which data key a record names, `None` when it is no record, whether it opened or not. An error that
+    /// concerns the whole store (a plain record) is told apart from one that concerns the record alone. A missing key is
+    /// no error by itself: what is left of a queue that is being dropped, or a body that no entry names, may have been
+    /// sealed under a key that was destroyed.
+    fn note_key(&mut self, key: Option<u32>, error: Option<Unreadable>) -> Result<(), StoreError> {
         if let Some(
             e @ (Unreadable::SealedInPlain | Unreadable::NotOpened(NotOpened::Malformed(Malformed::Plain))),
         ) = error
         {
             return Err(self.refuse("a message record", e));
         }
-        if self.opening.is_plain() {
-            return Ok(0);
-        }
-        match parse(value) {
-            Ok((header, ..)) => {
-                self.used_keys.insert(header.key_id);
-                Ok(header.key_id)
+        match key {
+            Some(key) if key == self.last_key => {}
+            Some(key) => {
+                self.used_keys.insert(key);
+                self.last_key = key;
             }
-            Err(_) => {
-                self.keep_all_keys = true;
-                Ok(0)
-            }
+            None => self.keep_all_keys = true,
         }
+        Ok(())
     }
 
     /// A live entry needs a key that is not there.
@@ -335,42 +311,38 @@ impl Scan<'_> {
     }
 
     fn bodies(&mut self, rocks: &Rocks) -> Result<(), StoreError> {
-        let mut current: Option<Pieces> = None;
-        rocks.scan(Family::Bodies, |key, value| {
-            let Some((id, chunk)) = parse_body(key) else {
-                return Err(self.refuse("the column family of bodies", Unreadable::ForeignKey));
-            };
-            if let Some(done) = current.take_if(|pieces| pieces.id != id) {
-                self.finish_body(done);
+        let opening = self.opening.another();
+        let look = || Bodies::new(opening.another());
+        scan_in_parts(rocks, Family::Bodies, &Division::of(rocks, Family::Bodies)?, look, |seen| {
+            match seen {
+                SeenBody::Foreign => {
+                    return Err(self.refuse("the column family of bodies", Unreadable::ForeignKey));
+                }
+                SeenBody::Piece(key, error) => self.note_key(key, error)?,
+                SeenBody::Body { fault, reference, key_id, body_bytes } => {
+                    let body = Body { fault, reference, key_id, body_bytes, entries: 0, promised: 0 };
+                    self.bodies.insert(reference.id, body);
+                }
             }
-            let pieces = current.get_or_insert_with(|| Pieces::new(id));
-            let kinds = &[Kind::Body, Kind::BodyChunk];
-            let opened = self.opening.open(kinds, Family::Bodies, key, value, &mut self.text);
-            self.note_key(value, opened.err())?;
-            pieces.add(chunk, opened, &self.text);
             Ok(())
-        })?;
-        if let Some(done) = current {
-            self.finish_body(done);
-        }
-        Ok(())
+        })
     }
 
-    fn finish_body(&mut self, pieces: Pieces) {
-        let key_id = pieces.key_id;
-        let (content, reference) = pieces.finish(self.opening.is_plain());
-        let body_bytes = content.as_ref().map_or(0, |message| message.body().len() as u64);
-        let body = Body { fault: content.err(), reference, key_id, body_bytes, entries: 0, promised: 0 };
-        self.bodies.insert(reference.id, body);
+    fn entries(&mut self, rocks: &Rocks) -> Result<(), StoreError> {
+        let opening = self.opening.another();
+        let look = || Entries::new(opening.another());
+        scan_in_parts(rocks, Family::Entries, &Division::of(rocks, Family::Entries)?, look, |seen| match seen
+        {
+            Some(seen) => self.entry(seen),
+            None => Err(self.refuse("the column family of entries", Unreadable::ForeignKey)),
+        })
     }
 
-    fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let Some((queue, seq)) = parse_entry(key) else {
-            return Err(self.refuse("the column family of entries", Unreadable::ForeignKey));
-        };
+    fn entry(&mut self, seen: SeenEntry) -> Result<(), StoreError> {
+        let SeenEntry { queue, seq, key, entry } = seen;
         self.progress.step();
-        let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
-        let key_id = self.note_key(value, opened.err())?;
+        self.note_key(key, entry.as_ref().err().copied())?;
+        let key_id = key.unwrap_or_default();
         let is_shredded = self.counts.ledger.key_use.is_own(key_id);
         if let Some(going) = self.going(queue, seq) {
             // What an entry names that is no part of the queue is not its own.
@@ -382,7 +354,7 @@ impl Scan<'_> {
             // A body under a queue's own key is nobody else's: cleared away as one that no entry names, and unread,
             // for its key goes now.
             if !is_extra && !is_shredded {
-                self.hold_body(opened);
+                self.hold_body(&entry);
             }
             // It may still be there when the run is read.
             self.queues.get_mut(&queue).into_iter().for_each(|found| found.has_gap = true);
@@ -393,7 +365,6 @@ impl Scan<'_> {
             self.queues.entry(queue).or_default().has_gap = true;
             return Ok(());
         }
-        let entry = opened.and_then(|_| Ok(read_entry(&self.text)?));
         let is_inline = matches!(entry, Ok(Entry { content: Ok(_), .. }));
         let run = entry.and_then(|entry| {
             self.claim(&entry)?;
@@ -425,9 +396,9 @@ impl Scan<'_> {
         found.has_gap = true;
     }
 
-    fn run(&self, seq: Seq, entry: &Entry) -> Result<Run, Unreadable> {
+    fn run(&self, seq: Seq, entry: &Entry<Measure>) -> Result<Run, Unreadable> {
         let (body_bytes, size_bytes) = match &entry.content {
-            Ok(message) => (message.body().len() as u64, message.size_bytes() as u64),
+            Ok(Measure { body_bytes, size_bytes }) => ((*body_bytes).into(), (*size_bytes).into()),
             Err(reference) => {
                 let body = self.bodies.get(&reference.id).ok_or(Unreadable::BodyMissing)?;
                 (body.body_bytes, reference.bytes.into())
@@ -448,16 +419,16 @@ impl Scan<'_> {
     }
 
     /// An entry that is about to be cleared away has its body until then.
-    fn hold_body(&mut self, opened: Result<Facts, Unreadable>) {
-        if let Ok(entry) = opened.and_then(|_| Ok(read_entry(&self.text)?)) {
+    fn hold_body(&mut self, entry: &Result<Entry<Measure>, Unreadable>) {
+        if let Ok(entry) = entry {
             // One that is not there, or not the one that was meant, is nothing to be cleared away.
-            let _ = self.claim(&entry);
+            let _ = self.claim(entry);
         }
     }
 
     /// Counts an entry for the body that it names, if it names one and that is there, sound and the one that was
     /// meant.
-    fn claim(&mut self, entry: &Entry) -> Result<(), Unreadable> {
+    fn claim(&mut self, entry: &Entry<Measure>) -> Result<(), Unreadable> {
         let Err(wanted) = &entry.content else { return Ok(()) };
         let body = self.bodies.get_mut(&wanted.id).ok_or(Unreadable::BodyMissing)?;
         if let Some(fault) = body.fault {

@@ -1,5 +1,6 @@
 //! RocksDB, and the only file that names it: options, one synced batch, scans.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -144,6 +145,18 @@ impl Rocks {
         work().map_err(|e: RocksError| database_error(&self.path, &e))
     }
 
+    /// Lets RocksDB rewrite its tables in the background, which would only compete with those who wait for a start.
+    pub(super) fn start_compactions(&self) -> Result<(), StoreError> {
+        let start = |family| {
+            let options = [("disable_auto_compactions", "false")];
+            Ok(self.db.set_options_cf(self.family(family)?, &options)?)
+        };
+        [Family::Entries, Family::Bodies]
+            .into_iter()
+            .try_for_each(start)
+            .map_err(|e: RocksError| database_error(&self.path, &e))
+    }
+
     /// Ends [`Rocks::carry_out_deletions`] half way, for good: nothing is to be written after this.
     pub(super) fn give_up_compactions(&self) {
         self.db.cancel_all_background_work(false);
@@ -153,6 +166,27 @@ impl Rocks {
     pub(super) fn file_bytes(&self) -> u64 {
         let files = std::fs::read_dir(&self.path).into_iter().flatten().flatten();
         files.filter_map(|file| file.metadata().ok()).map(|facts| facts.len()).sum()
+    }
+
+    /// Where the database is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keys that cut a family into parts of about so many bytes of its tables, in order. What lies between two of them
+    /// is whole: no body is cut. The same files are always cut at the same places.
+    pub(super) fn cuts(&self, family: Family, part_bytes: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        let files = self.db.live_files().map_err(|e| database_error(&self.path, &e.into()))?;
+        let mut cuts = BTreeSet::new();
+        for file in files.into_iter().filter(|file| file.column_family_name == family.name()) {
+            let (from, to) = (number(file.start_key.as_deref()), number(file.end_key.as_deref()));
+            let parts = (file.size as u64).div_ceil(part_bytes).max(1);
+            // Keys are numbers, mostly without gaps.
+            let step = to.saturating_sub(from) / u128::from(parts);
+            let cut = |part: u64| from.saturating_add(step * u128::from(part)).to_be_bytes();
+            cuts.extend((0..parts).filter_map(|part| Some(cut(part).get(..family.whole_bytes())?.to_vec())));
+        }
+        Ok(cuts.into_iter().collect())
     }
 
     /// One value.
@@ -165,6 +199,17 @@ impl Rocks {
     pub(super) fn scan(
         &self,
         family: Family,
+        visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.scan_between(family, &[], None, visit)
+    }
+
+    /// The same, from one key on and up to another, that one not included.
+    pub(super) fn scan_between(
+        &self,
+        family: Family,
+        from: &[u8],
+        to: Option<&[u8]>,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let failed = |e: &RocksError| database_error(&self.path, e);
@@ -172,9 +217,10 @@ impl Rocks {
         options.set_verify_checksums(true);
         options.fill_cache(false);
         options.set_readahead_size(SCAN_READAHEAD_BYTES);
+        to.into_iter().for_each(|to| options.set_iterate_upper_bound(to));
         let handle = self.family(family).map_err(|e| failed(&e))?;
         let mut rows = self.db.raw_iterator_cf_opt(handle, options);
-        rows.seek_to_first();
+        rows.seek(from);
         while let Some((key, value)) = rows.item() {
             visit(key, value)?;
             rows.next();
@@ -278,6 +324,12 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The number that a key's first bytes are.
+fn number(key: Option<&[u8]>) -> u128 {
+    let bytes = key.into_iter().flatten().copied().chain(std::iter::repeat(0)).take(16);
+    bytes.fold(0, |number, byte| number << 8 | u128::from(byte))
+}
+
 fn database_error(path: &Path, error: &RocksError) -> StoreError {
     // RocksDB tells a held lock by its text only.
     if error.0.contains("lock hold by current process") || error.0.contains("While lock file") {
@@ -341,6 +393,8 @@ fn family_options(family: Family, cache: &Cache) -> Options {
         options.set_write_buffer_size(8 * MIB);
         return options;
     }
+    // Until `Rocks::start_compactions`.
+    options.set_disable_auto_compactions(true);
     options.set_write_buffer_size(64 * MIB);
     options.set_max_write_buffer_number(4);
     options.set_target_file_size_base(32 * MIB as u64);

@@ -186,6 +186,14 @@ pub(super) enum Opening {
 }
 
 impl Opening {
+    /// One more, for another thread.
+    pub(super) fn another(&self) -> Opening {
+        match self {
+            Opening::Plain => Opening::Plain,
+            Opening::Sealed(opener) => Opening::Sealed(Box::new(opener.another())),
+        }
+    }
+
     /// Reads the plaintext of the value at a key into `text`.
     pub(super) fn open(
         &mut self,

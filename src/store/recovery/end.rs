@@ -79,8 +79,9 @@ impl Scan<'_> {
                 self.quarantined.iter().filter(|e| e.queue == queue).map(|entry| entry.seq).collect();
             self.queues.insert(queue, Found::default());
             let all = (Key::entry(queue, Seq(0)), Key::entry(queue, Seq(u64::MAX)));
+            let mut look = Entries::new(self.opening.another());
             rocks.range(Family::Entries, &all.0, &all.1, |key, value| {
-                self.without(&extras, &bad, key, value);
+                look.entry(key, value).into_iter().for_each(|seen| self.without(&extras, &bad, seen));
                 Ok(true)
             })?;
         }
@@ -88,10 +89,9 @@ impl Scan<'_> {
     }
 
     /// Looks at an entry once more, now that it is known which are no part of the queue.
-    fn without(&mut self, extras: &BTreeSet<Seq>, bad: &BTreeSet<Seq>, key: &[u8], value: &[u8]) {
-        let Some((queue, seq)) = parse_entry(key) else { return };
-        let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
-        let entry = opened.and_then(|_| Ok(read_entry(&self.text)?)).ok();
+    fn without(&mut self, extras: &BTreeSet<Seq>, bad: &BTreeSet<Seq>, seen: SeenEntry) {
+        let SeenEntry { queue, seq, entry, .. } = seen;
+        let entry = entry.ok();
         let run = entry.as_ref().and_then(|entry| self.run(seq, entry).ok());
         if !extras.contains(&seq) {
             let is_ready = !bad.contains(&seq) && self.going(queue, seq).is_none();

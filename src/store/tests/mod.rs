@@ -13,6 +13,7 @@ mod leaks;
 mod memory;
 mod padding;
 mod paging;
+mod parts;
 mod replay;
 mod reseal;
 mod shred;

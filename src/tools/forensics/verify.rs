@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -15,13 +13,11 @@ use time::format_description::well_known::Rfc3339;
 use super::scan::Outcome;
 use super::sources::KeyArguments;
 use crate::engine::row_name;
+use crate::server::progress_line::ProgressLine;
 use crate::store::{Audit, AuditOptions, Fault, Progress, Row, RowKind, StoreError, audit};
 
 /// Queues and faults that the text lists; `--json` lists all that are kept.
 const LINES_MAX: usize = 50;
-
-/// How often the line of progress is drawn.
-const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// What to verify.
 #[derive(Args, Debug)]
@@ -180,7 +176,7 @@ pub fn verify(arguments: &VerifyArguments) -> Result<VerifyReport> {
         demands_anchor: !arguments.no_anchor,
     };
     let mut line = ProgressLine::new();
-    let audit = audit(options, &mut |progress| line.show(progress));
+    let audit = audit(options, &mut |progress| show(&mut line, progress));
     line.clear();
     Ok(report(dir, audit.map_err(refused)?))
 }
@@ -272,30 +268,9 @@ fn report(dir: &Path, audit: Audit) -> VerifyReport {
     }
 }
 
-/// A line on a terminal that is drawn over and over.
-struct ProgressLine {
-    is_terminal: bool,
-    drawn: Option<Instant>,
-}
-
-impl ProgressLine {
-    fn new() -> ProgressLine {
-        ProgressLine { is_terminal: io::stderr().is_terminal(), drawn: None }
-    }
-
-    fn show(&mut self, progress: Progress) {
-        let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_EVERY);
-        if self.is_terminal && is_due && !progress.step.is_empty() {
-            let (mib, records) = (progress.bytes / (1024 * 1024), progress.records);
-            eprint!("\r\x1b[K{}: {records} records, {mib} MiB", progress.step);
-            self.drawn = Some(Instant::now());
-        }
-    }
-
-    fn clear(&self) {
-        if self.drawn.is_some() {
-            eprint!("\r\x1b[K");
-        }
+fn show(line: &mut ProgressLine, Progress { step, records, bytes }: Progress) {
+    if !step.is_empty() {
+        line.show(|| format!("{step}: {records} records, {} MiB", bytes / (1024 * 1024)));
     }
 }
 
