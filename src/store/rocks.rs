@@ -356,7 +356,7 @@ fn db_options(tail: Tail) -> Result<Options, RocksError> {
     options.set_max_open_files(512);
     // A small column family that never flushes would otherwise keep the whole log alive.
     options.set_max_total_wal_size(256 * MIB as u64);
-    options.set_db_write_buffer_size(256 * MIB);
+    options.set_db_write_buffer_size(128 * MIB);
     options.set_max_background_jobs(2);
     options.set_bytes_per_sync(MIB as u64);
     options.set_wal_bytes_per_sync(512 * 1024);
@@ -395,8 +395,10 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     }
     // Until `Rocks::start_compactions`.
     options.set_disable_auto_compactions(true);
-    options.set_write_buffer_size(64 * MIB);
-    options.set_max_write_buffer_number(4);
+    // A long queue comes in the order of its keys, so its tables are hardly ever merged, however small they are. A body
+    // that is consumed soon is better spared the blob file.
+    options.set_write_buffer_size(if family == Family::Entries { 32 } else { 64 } * MIB);
+    options.set_max_write_buffer_number(3);
     options.set_target_file_size_base(32 * MIB as u64);
     if family == Family::Bodies {
         options.set_enable_blob_files(true);
