@@ -19,6 +19,7 @@ use crate::session::port::LoginRefused;
 use crate::session::{Peer, Session, Settings};
 
 use super::stream::Stream;
+use super::unread::Unread;
 
 /// Why a connection ended; for the log.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ pub(super) enum End {
     Io(io::Error),
 }
 
-/// What may be read into one connection's buffer at once.
+/// Past this, whole frames that were read are handled before more is.
 const READ_BYTES: usize = 64 * 1024;
 /// The first read's buffer; most handshake frames fit, and idle connections stay small.
 const READ_BYTES_FIRST: usize = 4 * 1024;
@@ -51,7 +52,7 @@ pub(super) struct Connection {
     session: Session<Client>,
     engine: Arc<Engine>,
     outbox: Arc<Outbox>,
-    input: Input,
+    input: Unread,
     /// bytes of the session's output that the socket has taken
     sent: usize,
     flush_due: bool,
@@ -96,7 +97,7 @@ impl Connection {
             session: Session::new(client, settings, peer),
             engine,
             outbox,
-            input: Input::default(),
+            input: Unread::default(),
             sent: 0,
             flush_due: false,
             login: None,
@@ -167,8 +168,8 @@ impl Connection {
         self.session.handle_alarm(self.engine.alarm());
         self.session.handle_durable();
         self.session.handle_clock(self.began.elapsed().as_millis() as u64);
-        if !self.input.unread().is_empty() && !self.session.is_paused() {
-            let used = self.session.handle_bytes(self.input.unread(), self.sent + OUTPUT_BYTES_HIGH);
+        if !self.input.is_empty() && !self.session.is_paused() {
+            let used = self.session.handle_bytes(self.input.bytes(), self.sent + OUTPUT_BYTES_HIGH);
             self.input.use_up(used);
         }
         self.deliver();
@@ -200,7 +201,7 @@ impl Connection {
     fn has_work(&mut self, wrote: bool) -> bool {
         let waiting = wrote && !self.session.waiting().is_empty();
         // Input that is there but not whole waits for the socket.
-        let input = !self.session.is_paused() && self.may_continue() && self.input.has_whole_frame();
+        let input = !self.session.is_paused() && self.may_continue() && self.has_whole_frame();
         waiting || input
     }
 
@@ -212,8 +213,13 @@ impl Connection {
     /// Whether the socket is read. While the output is full it still is, up to one buffer: heartbeats of
     /// a slow peer are to be seen. Whole frames that are there are handled before more is read.
     fn may_read(&self) -> bool {
-        let has_room = self.input.unread().len() < self.input_bytes_max() || !self.input.has_whole_frame();
+        let has_room = self.input.bytes().len() < self.input_bytes_max() || !self.has_whole_frame();
         !self.session.is_paused() && !self.engine.is_congested() && has_room
+    }
+
+    fn has_whole_frame(&self) -> bool {
+        let rest = self.input.bytes();
+        frame::size_bytes_of(rest).is_some_and(|size| rest.len() >= size)
     }
 
     fn input_bytes_max(&self) -> usize {
@@ -282,15 +288,18 @@ impl Connection {
     /// Reads once; how many bytes came. Pending as well while input must wait.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if !self.may_read() {
+            self.input.rest();
             return Poll::Pending;
         }
-        let frame_max = self.session.frame_size_bytes_max() as usize;
-        let mut buf = ReadBuf::new(self.input.room(self.input_bytes_max(), frame_max));
+        // The rest of a frame that has begun, if it is no larger than the session will take.
+        let frame_max = self.session.frame_size_bytes_max() as usize + frame::OVERHEAD_BYTES;
+        let frame = frame::size_bytes_of(self.input.bytes()).unwrap_or(0).min(frame_max);
+        let mut buf = ReadBuf::new(self.input.room(frame.max(self.input_bytes_max())));
         let polled = self.stream.poll_read(cx, &mut buf);
         let n = buf.filled().len();
         match polled {
             Poll::Pending => {
-                self.input.shrink_if_idle();
+                self.input.rest();
                 Poll::Pending
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -343,59 +352,6 @@ impl Connection {
                     self.clock.set(ClockPhase::Heartbeat(half), half);
                 }
             }
-        }
-    }
-}
-
-/// Bytes read and not yet used: `bytes[from..to]`.
-#[derive(Default)]
-struct Input {
-    bytes: Vec<u8>,
-    from: usize,
-    to: usize,
-}
-
-impl Input {
-    fn unread(&self) -> &[u8] {
-        self.bytes.get(self.from..self.to).unwrap_or_default()
-    }
-
-    fn use_up(&mut self, n: usize) {
-        self.from += n;
-        if self.from >= self.to {
-            (self.from, self.to) = (0, 0);
-        }
-    }
-
-    fn filled(&mut self, n: usize) {
-        self.to += n;
-    }
-
-    fn has_whole_frame(&self) -> bool {
-        let rest = self.unread();
-        frame::size_bytes_of(rest).is_some_and(|size| rest.len() >= size)
-    }
-
-    /// Room behind what is unread, of which there is less than `usual`: for the rest of a frame that has
-    /// begun, if it is no larger than the session will take, and at least a quarter of the usual size.
-    fn room(&mut self, usual: usize, frame_max: usize) -> &mut [u8] {
-        let frame = frame::size_bytes_of(self.unread()).unwrap_or(0).min(frame_max + frame::OVERHEAD_BYTES);
-        let wanted = frame.max(usual);
-        if self.from > 0 && self.bytes.len() - self.to < wanted / 4 {
-            self.bytes.copy_within(self.from..self.to, 0);
-            self.to -= self.from;
-            self.from = 0;
-        }
-        if self.bytes.len() < self.from + wanted {
-            self.bytes.resize(self.from + wanted, 0);
-        }
-        self.bytes.get_mut(self.to..).unwrap_or_default()
-    }
-
-    /// Gives the buffer back when nothing is in it: ten thousand idle connections are cheap.
-    fn shrink_if_idle(&mut self) {
-        if self.from == self.to && self.bytes.len() > READ_BYTES_FIRST {
-            *self = Input::default();
         }
     }
 }

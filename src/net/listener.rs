@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::session::{self, Peer};
 
 use super::connection::{Connection, End};
-use super::stream::{Stream, buffered};
+use super::stream::{ReadAhead, Stream};
 use super::tls::{LoginFrom, login_name};
 
 /// What every connection of a listener has in common.
@@ -119,7 +119,7 @@ async fn connect(
     let stream = match acceptor {
         None => Stream::Plain(socket),
         Some(acceptor) => {
-            let handshake = timeout(settings.tls_handshake_timeout, acceptor.accept(buffered(socket)));
+            let handshake = timeout(settings.tls_handshake_timeout, acceptor.accept(ReadAhead::new(socket)));
             let stream = match handshake.await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {

@@ -8,5 +8,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod unread;
 
 pub use listener::{Listening, Settings, Stop, bind, serve};

@@ -1,29 +1,84 @@
 //! A connection's transport: TCP with or without TLS, as one type that reads and writes.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-/// rustls asks for 4 KiB at a time; this many bytes are read from the socket at once instead.
-const SOCKET_READ_BYTES: usize = 16 * 1024;
+use super::unread::{LENT_BYTES, Unread};
 
 /// A connected socket after its TLS handshake, if there is one.
 pub(super) enum Stream {
     /// `listeners.tcp`
     Plain(TcpStream),
     /// `listeners.ssl`
-    Tls(Box<TlsStream<Buffered>>),
+    Tls(Box<TlsStream<ReadAhead>>),
 }
 
-/// The socket under TLS.
-pub(super) type Buffered = BufReader<TcpStream>;
+/// The socket under TLS. rustls asks for 4 KiB at a time; all that is there is read from the socket at once instead.
+pub(super) struct ReadAhead {
+    socket: TcpStream,
+    ahead: Unread,
+}
 
-pub(super) fn buffered(socket: TcpStream) -> Buffered {
-    BufReader::with_capacity(SOCKET_READ_BYTES, socket)
+impl ReadAhead {
+    pub(super) fn new(socket: TcpStream) -> ReadAhead {
+        ReadAhead { socket, ahead: Unread::default() }
+    }
+}
+
+impl AsyncRead for ReadAhead {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let ReadAhead { socket, ahead } = &mut *self;
+        if ahead.is_empty() {
+            let mut room = ReadBuf::new(ahead.room(LENT_BYTES));
+            let polled = Pin::new(socket).poll_read(cx, &mut room);
+            let n = room.filled().len();
+            if polled.is_pending() {
+                ahead.rest();
+            }
+            ready!(polled)?;
+            ahead.filled(n);
+        }
+        let n = ahead.bytes().len().min(buf.remaining());
+        buf.put_slice(ahead.bytes().get(..n).unwrap_or_default());
+        ahead.use_up(n);
+        ahead.rest();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ReadAhead {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
 }
 
 impl Stream {
