@@ -69,8 +69,9 @@ pub const COMMIT_ACK_LINGER_MS: u64 = 50;
 /// Bodies up to this size, routed to one queue, are stored in the entry itself.
 pub const INLINE_BODY_BYTES_MAX: usize = 4096;
 
-/// Bodies above this size are sealed by the connection's task instead of the committer.
-pub const COMMITTER_SEAL_BYTES_MAX: usize = 64 * 1024;
+/// Bodies above this size are sealed by the connection's task instead of the committer: several pieces would keep the
+/// others of a batch waiting. The committer seals what is one piece in a buffer that is warm, and at gigabytes a second.
+pub const COMMITTER_SEAL_BYTES_MAX: usize = BODY_CHUNK_BYTES;
 
 /// A stored body is split into chunks of this many bytes, each sealed on its own.
 pub const BODY_CHUNK_BYTES: usize = 256 * 1024;

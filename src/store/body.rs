@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use super::key_duty::Epoch;
 use super::layout::{Family, Key};
 use super::record::{BodyChunk, BodyRef};
-use super::sealing::{Sealing, seal_with};
+use super::sealing::{Sealing, seal_with, sealed_bytes};
 use crate::broker::id::BodyId;
 use crate::broker::message::Message;
 use crate::seal::nonce::NoRandomness;
@@ -26,8 +26,8 @@ pub struct SharedBody {
     promised: u32,
     /// Set when the body's records are in a batch.
     written: OnceLock<BodyRef>,
-    /// Sealed on the publisher's thread, waiting for its batch.
-    ready: ArcSwapOption<SealedBody>,
+    /// Sealed on the publisher's thread, waiting for its batch; only large ones are.
+    ready: Option<ArcSwapOption<SealedBody>>,
     /// Bytes that it adds to the backlog until it is written or nobody needs it.
     charge: AtomicUsize,
 }
@@ -49,8 +49,7 @@ struct SealedBody {
 impl SharedBody {
     pub(super) fn new(id: BodyId, message: Message, promised: u32) -> SharedBody {
         let charge = AtomicUsize::new(message.size_bytes());
-        let (written, ready) = (OnceLock::new(), ArcSwapOption::empty());
-        SharedBody { id, message, promised, written, ready, charge }
+        SharedBody { id, message, promised, written: OnceLock::new(), ready: None, charge }
     }
 
     /// A body that was found in the store, and was made for `promised` entries.
@@ -79,7 +78,7 @@ impl SharedBody {
 
     /// Seals it now, on the caller's thread, under a sub-key of its own.
     pub(super) fn seal_now(
-        &self,
+        &mut self,
         epoch: Arc<Epoch>,
         store: [u8; 16],
         padding: Padding,
@@ -87,15 +86,20 @@ impl SharedBody {
         let sealer = Sealer::new(Arc::clone(&epoch.key), store)?;
         let (mut values, mut last, mut bytes) = (Vec::new(), Tag::default(), 0);
         for chunk in BodyChunk::all(&self.message, padding) {
-            let mut value = Vec::new();
+            let mut value = Vec::with_capacity(sealed_bytes(chunk.size_bytes(padding)));
             let place = Key::body(self.id, chunk.index);
             last = seal_with(&sealer, padding, &chunk, Family::Bodies, &place, &mut value)?;
             bytes += value.len();
             values.push(value);
         }
         self.charge.fetch_add(bytes, Relaxed);
-        self.ready.store(Some(Arc::new(SealedBody { values, tag: last, epoch })));
+        self.ready = Some(ArcSwapOption::from_pointee(SealedBody { values, tag: last, epoch }));
         Ok(())
+    }
+
+    /// What was sealed in advance and is not taken yet.
+    fn take_ready(&self) -> Option<Arc<SealedBody>> {
+        self.ready.as_ref().and_then(|ready| ready.swap(None))
     }
 
     /// Gives its records to `put` unless they are written already; returns by what an entry names it, and the data
@@ -112,7 +116,7 @@ impl SharedBody {
         }
         let mut key_id = own.map_or_else(|| sealing.data_key_id(), Sealer::key_id);
         let (mut chunks, mut tag) = (0, Tag::default());
-        if let Some(ready) = self.ready.swap(None).filter(|_| own.is_none()) {
+        if let Some(ready) = self.take_ready().filter(|_| own.is_none()) {
             key_id = ready.epoch.key.id;
             for value in &ready.values {
                 put(&Key::body(self.id, chunks), value);
@@ -162,7 +166,7 @@ impl BodyCounts {
         if !self.is_last(body.id, body.promised) {
             return Settled::Needed;
         }
-        body.ready.store(None);
+        body.take_ready();
         body.written.get().map_or(Settled::NeverWritten, |body| Settled::Remove(*body))
     }
 

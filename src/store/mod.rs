@@ -236,7 +236,7 @@ impl Store {
     /// with [`Appender::release`]. A large body is sealed here, on the caller's thread.
     pub fn shared_body(&self, message: &Message, entries: u32) -> Arc<SharedBody> {
         let id = BodyId(self.core.next_body.fetch_add(1, Relaxed));
-        let body = SharedBody::new(id, message.clone(), entries);
+        let mut body = SharedBody::new(id, message.clone(), entries);
         if message.size_bytes() > COMMITTER_SEAL_BYTES_MAX
             && let Some(key) = self.core.data_key.load_full()
             && let Err(e) = body.seal_now(key, self.store, self.padding)

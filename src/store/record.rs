@@ -3,6 +3,7 @@
 //! A plain-insecure store holds the same bytes behind `0x00`, one line of JSON for the reader of a hex dump,
 //! and a newline. Only the bytes behind the newline are read back, so the body stands there verbatim.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -201,6 +202,17 @@ impl<'a> BodyChunk<'a> {
         let count = padding.of(4 + message.size_bytes()).div_ceil(BODY_CHUNK_BYTES).max(1) as u32;
         (0..count).map(move |index| BodyChunk { message, index, count })
     }
+
+    /// From where to where it goes, in bytes of the padded text.
+    fn range(&self, padding: Padding) -> Range<usize> {
+        let from = self.index as usize * BODY_CHUNK_BYTES;
+        from..padding.of(4 + self.message.size_bytes()).min(from + BODY_CHUNK_BYTES)
+    }
+
+    /// Size of its plaintext.
+    pub(super) fn size_bytes(&self, padding: Padding) -> usize {
+        self.range(padding).len()
+    }
 }
 
 impl Record for BodyChunk<'_> {
@@ -214,9 +226,7 @@ impl Record for BodyChunk<'_> {
 
     fn write(&self, padding: Padding, out: &mut Vec<u8>) {
         let bytes = self.message.as_bytes();
-        let total = padding.of(4 + bytes.len());
-        let from = self.index as usize * BODY_CHUNK_BYTES;
-        let to = total.min(from + BODY_CHUNK_BYTES);
+        let Range { start: from, end: to } = self.range(padding);
         let target = out.len() + (to - from);
         let from_message = if self.index == 0 {
             out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());

@@ -11,7 +11,7 @@ use crate::seal::envelope::{HEADER_BYTES, Kind, Malformed, VERSION_PLAIN};
 use crate::seal::nonce::NoRandomness;
 use crate::seal::padding::Padding;
 use crate::seal::record::{NotOpened, Opener, Sealer};
-use crate::seal::xaes::{Tag, TooLong};
+use crate::seal::xaes::{TAG_BYTES, Tag, TooLong};
 
 /// Makes values of records.
 pub(super) enum Sealing {
@@ -106,6 +106,11 @@ pub(super) fn seal_with(
     value.resize(HEADER_BYTES, 0);
     record.write(padding, value);
     sealer.seal(record.kind(), record.flags(), family.place(key.as_bytes()), value)
+}
+
+/// Size of the value that so much plaintext becomes, in bytes.
+pub(super) fn sealed_bytes(text_bytes: usize) -> usize {
+    HEADER_BYTES + text_bytes + TAG_BYTES
 }
 
 /// Why a value cannot be read.

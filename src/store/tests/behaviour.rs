@@ -135,7 +135,7 @@ fn a_shared_body_is_stored_once_and_goes_with_its_last_entry() {
     }
     // All but one entry of each go; then the rest.
     let last = found.split_off(6);
-    for (part, bodies_left) in [(found, 1 + 1 + 3), (last, 0)] {
+    for (part, bodies_left) in [(found, 1 + 2 + 3), (last, 0)] {
         let (store, _) = {
             let mut appender = store.appender();
             for (queue, entry) in &part {
