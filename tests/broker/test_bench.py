@@ -64,6 +64,8 @@ def own(tmp_path_factory):
     native = Native(tmp_path_factory.mktemp("broker"))
     yield site_of(native)
     assert native.ctl("list_queues") == [], "queues of the tool are left"
+    exchanges = [exchange for exchange in native.ctl("list_exchanges") if "sealmq-bench" in str(exchange)]
+    assert exchanges == [], "exchanges of the tool are left"
     native.stop()
 
 
@@ -111,6 +113,15 @@ def test_a_run_may_last_so_long_instead(site):
     figures = site.figures("--duration", "0.3", "--warmup", "0.1", "--size", "64")
     assert figures["published"] == figures["delivered"] > 0
     assert figures["publish_s"] >= 0.3
+
+
+def test_a_crowd_around_the_traffic_changes_nothing_but_what_it_took(site):
+    crowd = "--idle-connections 20 --idle-queues 30 --bindings 40"
+    figures = site.figures("--count", "300", "--queues", "2", *crowd.split())
+    assert figures["published"] == figures["delivered"] == 300
+    assert min(figures["connect_s"], figures["declare_s"], figures["bind_s"]) > 0
+    alone = site.figures("--count", "300")
+    assert [alone[key] for key in ("connect_s", "declare_s", "bind_s")] == [None] * 3
 
 
 def test_the_classroom_has_a_readable_picture_for_each_size(own, tmp_path):

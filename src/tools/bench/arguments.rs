@@ -91,6 +91,15 @@ pub struct Arguments {
     /// Publish to a fanout exchange, so that each queue gets each message
     #[arg(long)]
     fanout: bool,
+    /// Connections that do nothing, opened before the traffic begins [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    idle_connections: usize,
+    /// Empty queues, each bound to another exchange than the traffic's [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    idle_queues: usize,
+    /// Publish to a topic exchange that has so many bindings beside those that match [default: none, no exchange]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with = "fanout")]
+    bindings: usize,
     /// Consume only when everything is published
     #[arg(long)]
     backlog: bool,
@@ -264,6 +273,9 @@ impl Arguments {
             ack_every: self.ack_every.unwrap_or(values.ack_every),
             rate: self.rate.unwrap_or(values.rate),
             fanout: self.fanout || values.fanout,
+            idle_connections: self.idle_connections,
+            idle_queues: self.idle_queues,
+            bindings: self.bindings,
             backlog: self.backlog || values.backlog,
             arguments: self.queue_arguments()?,
             prefix: self.prefix.clone(),
@@ -299,6 +311,9 @@ fn check(load: &Load) -> Result<()> {
         let (ack_every, prefetch) = (load.ack_every, load.prefetch);
         let never = format!("--ack-every {ack_every} would never be reached with --prefetch {prefetch}");
         return Err(usage(never));
+    }
+    if load.fanout && load.bindings > 0 {
+        return Err(usage("--bindings is for a topic exchange, this load has a fanout exchange".into()));
     }
     if load.backlog && load.consumers == 0 {
         return Err(usage("--backlog needs consumers to take it".into()));

@@ -6,6 +6,7 @@ use rustls::ClientConfig;
 
 use super::error::{Error, Result};
 use super::link::{CHANNEL, Link};
+use super::producer::Names;
 use super::url::Target;
 use crate::amqp::field_table::{Table, TableWriter, Value};
 use crate::amqp::frame::{self, PROTOCOL_HEADER};
@@ -110,12 +111,12 @@ pub async fn declare_queue(link: &mut Link, name: &str, durable: bool, arguments
     link.call("declaring a queue", &declare, (50, 11)).await
 }
 
-/// Declares a fanout exchange.
-pub async fn declare_fanout(link: &mut Link, name: &str, durable: bool) -> Result<()> {
+/// Declares an exchange.
+pub async fn declare_exchange(link: &mut Link, name: &str, kind: &str, durable: bool) -> Result<()> {
     let declare = Method::ExchangeDeclare {
         ticket: 0,
         exchange: name.as_bytes(),
-        kind: b"fanout",
+        kind: kind.as_bytes(),
         passive: false,
         durable,
         auto_delete: false,
@@ -126,13 +127,13 @@ pub async fn declare_fanout(link: &mut Link, name: &str, durable: bool) -> Resul
     link.call("declaring an exchange", &declare, (40, 11)).await
 }
 
-/// Binds a queue to the fanout exchange.
-pub async fn bind(link: &mut Link, queue: &str, exchange: &str) -> Result<()> {
+/// Binds a queue to an exchange.
+pub async fn bind(link: &mut Link, queue: &str, exchange: &str, key: &str) -> Result<()> {
     let bind = Method::QueueBind {
         ticket: 0,
         queue: queue.as_bytes(),
         exchange: exchange.as_bytes(),
-        routing_key: b"",
+        routing_key: key.as_bytes(),
         no_wait: false,
         arguments: Table::default(),
     };
@@ -176,21 +177,21 @@ pub async fn close(mut link: Link) {
     let _ = link.wait(|method| matches!(method, Method::ConnectionCloseOk {}).then_some(())).await;
 }
 
-/// Deletes queues and the exchange by name, on a connection of its own. What is not there is no error.
-pub async fn delete(
-    target: &Target,
-    tls: &Arc<ClientConfig>,
-    queues: &[String],
-    exchange: Option<&str>,
-) -> Result<()> {
+/// Deletes queues and exchanges by name, on a connection of its own. What is not there is no error.
+pub async fn delete(target: &Target, tls: &Arc<ClientConfig>, names: &Names) -> Result<()> {
     let (mut link, _) = open(target, tls).await?;
-    for queue in queues {
+    for queue in names.queues.iter().chain(&names.idle_queues) {
         let queue = queue.as_bytes();
         let delete =
             Method::QueueDelete { ticket: 0, queue, if_unused: false, if_empty: false, no_wait: false };
-        link.call("deleting a queue", &delete, (50, 41)).await?;
+        link.send(&delete);
     }
-    if let Some(exchange) = exchange {
+    link.doing = "deleting queues";
+    for _ in names.queues.iter().chain(&names.idle_queues) {
+        link.wait(|method| matches!(method, Method::QueueDeleteOk { .. }).then_some(())).await?;
+    }
+    let idle = (!names.idle_queues.is_empty()).then_some(&names.idle_exchange);
+    for exchange in names.exchange.iter().chain(idle) {
         let exchange = exchange.as_bytes();
         let delete = Method::ExchangeDelete { ticket: 0, exchange, if_unused: false, no_wait: false };
         link.call("deleting an exchange", &delete, (40, 21)).await?;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::crowd::Cost;
 use super::histogram::Histogram;
 use super::machine::Cpu;
 
@@ -72,6 +73,9 @@ pub struct Figures {
     pub own_cpu_s_per_million: f64,
     /// the broker's resident memory after the run, in MiB
     pub resident_mib: Option<f64>,
+    /// what the idle connections, queues and bindings took
+    #[serde(flatten)]
+    pub crowd: Cost,
     /// whether the broker told a publisher to stop for a while (connection.blocked)
     pub was_blocked: bool,
 }
@@ -100,6 +104,7 @@ impl Figures {
             broker_cpu_s_per_million: None,
             own_cpu_s_per_million: 0.0,
             resident_mib: None,
+            crowd: Cost::default(),
             was_blocked: false,
         }
     }
@@ -187,6 +192,15 @@ pub const MEASURES: &[Measure] = &[
         title: "Broker's CPU",
         unit: "s/M",
         value: |f| f.broker_cpu_s_per_million,
+    },
+    Measure { key: "connect_s", title: "Idle connections", unit: "s", value: |f| f.crowd.connect_s },
+    Measure { key: "declare_s", title: "Idle queues", unit: "s", value: |f| f.crowd.declare_s },
+    Measure { key: "bind_s", title: "Bindings", unit: "s", value: |f| f.crowd.bind_s },
+    Measure {
+        key: "crowd_resident_mib",
+        title: "Memory then",
+        unit: "MiB",
+        value: |f| f.crowd.crowd_resident_mib,
     },
 ];
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::producer::Names;
 use crate::amqp::field_table::{TableWriter, Value};
 
 /// The smallest body: it begins with the time at which it was sent.
@@ -46,6 +47,12 @@ pub struct Load {
     pub rate: u64,
     /// Whether each message goes to each queue.
     pub fanout: bool,
+    /// Connections beside those of the traffic, which do nothing.
+    pub idle_connections: usize,
+    /// Queues beside those of the traffic, each bound to another exchange.
+    pub idle_queues: usize,
+    /// Bindings that match nothing, on the topic exchange that is published to; 0: the default exchange.
+    pub bindings: usize,
     /// Whether consumers start when everything is published.
     pub backlog: bool,
     /// Arguments of the queues.
@@ -87,13 +94,28 @@ impl Load {
     }
 
     /// The queues' names in a run; `id` keeps runs, and other users of the broker, apart.
-    pub fn queue_names(&self, id: &str) -> Vec<String> {
+    fn queue_names(&self, id: &str) -> Vec<String> {
         (0..self.queues).map(|at| format!("{}.{id}.{at}", self.prefix)).collect()
     }
 
-    /// The fanout exchange's name in a run.
-    pub fn exchange_name(&self, id: &str) -> Option<String> {
-        self.fanout.then(|| format!("{}.{id}.fanout", self.prefix))
+    /// The type of the exchange that is published to; none for the default exchange.
+    pub fn exchange_kind(&self) -> Option<&'static str> {
+        match (self.fanout, self.bindings) {
+            (true, _) => Some("fanout"),
+            (false, 1..) => Some("topic"),
+            (false, 0) => None,
+        }
+    }
+
+    /// All names of a run.
+    pub fn names(&self, id: &str) -> Names {
+        let prefix = &self.prefix;
+        Names {
+            queues: self.queue_names(id),
+            exchange: self.exchange_kind().map(|kind| format!("{prefix}.{id}.{kind}")),
+            idle_queues: (0..self.idle_queues).map(|at| format!("{prefix}.{id}.idle.{at}")).collect(),
+            idle_exchange: format!("{prefix}.{id}.idle"),
+        }
     }
 
     /// The queues that a consumer takes from: each queue has a consumer, and each consumer a queue.
@@ -154,8 +176,15 @@ mod tests {
     #[test]
     fn names_of_two_runs_differ_and_begin_as_asked() {
         let load = Load { prefix: "mine".into(), queues: 2, fanout: true, ..load("") };
-        assert_eq!(load.queue_names("ab"), ["mine.ab.0", "mine.ab.1"]);
-        assert_eq!(load.exchange_name("cd").as_deref(), Some("mine.cd.fanout"));
+        let names = load.names("ab");
+        assert_eq!(names.queues, ["mine.ab.0", "mine.ab.1"]);
+        assert_eq!(names.exchange.as_deref(), Some("mine.ab.fanout"));
+        let crowded = Load { fanout: false, bindings: 1, idle_queues: 1, ..load }.names("cd");
+        assert_eq!(crowded.exchange.as_deref(), Some("mine.cd.topic"));
+        assert_eq!(
+            (crowded.idle_queues, &*crowded.idle_exchange),
+            (vec!["mine.cd.idle.0".into()], "mine.cd.idle")
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`arguments`], [`presets`], [`url`], [`load`] | what is to be done |
 //! | [`link`], [`client`], [`trust`] | a connection |
+//! | [`crowd`] | what stands around the traffic |
 //! | [`producer`], [`consumer`], [`pending`], [`tally`], [`histogram`] | the traffic, and what is counted on the way |
 //! | [`mod@run`] | one run against one broker |
 //! | [`figures`], [`machine`], [`report`], [`svg`], [`plot`], [`progress`] | what is told of it |
@@ -12,6 +13,7 @@
 pub mod arguments;
 pub mod client;
 pub mod consumer;
+pub mod crowd;
 pub mod error;
 pub mod figures;
 pub mod histogram;
@@ -124,7 +126,8 @@ async fn compare(plan: &Plan, load: &Load, brokers: &[Broker], progress: &Progre
             let name = format!("{}, {}", broker.target.name, load.name);
             if let (0, Some(amount)) = (round, plan.warmup) {
                 progress.label(format!("{name}, warm-up"));
-                run::run(broker, &Load { amount, ..load.clone() }, progress).await?;
+                let calm = Load { idle_connections: 0, idle_queues: 0, bindings: 0, ..load.clone() };
+                run::run(broker, &Load { amount, ..calm }, progress).await?;
             }
             progress.label(format!("{name}, run {} of {}", round + 1, plan.repeat));
             let outcome = run::run(broker, load, progress).await?;

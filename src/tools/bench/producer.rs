@@ -91,12 +91,11 @@ impl Producer {
             client::select_confirms(&mut link).await?;
         }
         let frame_bytes_max = link.frame_bytes_max();
-        let templates: Vec<Template> = match &names.exchange {
-            Some(exchange) => vec![Template::new(load, exchange, "", frame_bytes_max)],
-            None => {
-                names.queues.iter().map(|queue| Template::new(load, "", queue, frame_bytes_max)).collect()
-            }
-        };
+        let exchange = names.exchange.as_deref().unwrap_or_default();
+        // A fanout exchange looks at no key; elsewhere a queue goes by its name.
+        let keys = if load.fanout { &[String::new()] } else { names.queues.as_slice() };
+        let templates: Vec<Template> =
+            keys.iter().map(|key| Template::new(load, exchange, key, frame_bytes_max)).collect();
         let producers = load.producers as u64;
         let amount = match load.amount {
             Amount::Count(count) => {
@@ -207,8 +206,12 @@ impl Producer {
 pub struct Names {
     /// Queues.
     pub queues: Vec<String>,
-    /// The fanout exchange.
+    /// The exchange that is published to, if it is not the default one.
     pub exchange: Option<String>,
+    /// Queues that have no part in the traffic.
+    pub idle_queues: Vec<String>,
+    /// The exchange that these are bound to.
+    pub idle_exchange: String,
 }
 
 #[cfg(test)]

@@ -57,6 +57,9 @@ pub struct Settings {
     pub ack_every: u64,
     pub rate: u64,
     pub fanout: bool,
+    pub idle_connections: usize,
+    pub idle_queues: usize,
+    pub bindings: usize,
     pub backlog: bool,
     pub arguments: BTreeMap<String, serde_json::Value>,
 }
@@ -130,6 +133,9 @@ impl LoadReport {
             ack_every: load.ack_every,
             rate: load.rate,
             fanout: load.fanout,
+            idle_connections: load.idle_connections,
+            idle_queues: load.idle_queues,
+            bindings: load.bindings,
             backlog: load.backlog,
             arguments: load
                 .arguments
@@ -231,6 +237,13 @@ pub fn describe(settings: &Settings) -> String {
         parts.push("no acknowledgements".into());
     }
     parts.extend(settings.fanout.then(|| "fanout".into()));
+    for (count, what) in [
+        (settings.idle_connections, "idle connection"),
+        (settings.idle_queues, "idle queue"),
+        (settings.bindings, "other binding"),
+    ] {
+        parts.extend((count > 0).then(|| many(count, what)));
+    }
     parts.extend(settings.backlog.then(|| "consumed afterwards".into()));
     parts.extend(settings.arguments.iter().map(|(name, value)| format!("{name} {value}")));
     parts.join(", ")

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::client;
 use super::consumer::{Consumed, Consumer};
+use super::crowd;
 use super::error::{Error, Result};
 use super::figures::{Figures, Times};
 use super::histogram::Histogram;
@@ -21,6 +22,7 @@ use super::tally::Tally;
 use super::url::Target;
 
 /// A broker, and how to reach it.
+#[derive(Clone)]
 pub struct Broker {
     /// Where.
     pub target: Target,
@@ -45,7 +47,7 @@ pub async fn run(broker: &Broker, load: &Load, progress: &Progress) -> Result<Ou
     let mut random = [0; 6];
     getrandom::fill(&mut random).map_err(|error| Error::Internal(format!("no randomness: {error}")))?;
     let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let names = Names { queues: load.queue_names(&id), exchange: load.exchange_name(&id) };
+    let names = load.names(&id);
     let outcome = tokio::select! {
         outcome = drive(broker, load, &names, progress) => outcome,
         () = tokio::time::sleep(load.timeout) => Err(Error::TimedOut {
@@ -57,7 +59,7 @@ pub async fn run(broker: &Broker, load: &Load, progress: &Progress) -> Result<Ou
         stopped = interrupted() => Err(stopped.err().unwrap_or(Error::Interrupted)),
     };
     progress.clear();
-    let deleted = client::delete(&broker.target, &broker.tls, &names.queues, names.exchange.as_deref()).await;
+    let deleted = client::delete(&broker.target, &broker.tls, &names).await;
     match (outcome, deleted) {
         // What went wrong first is what matters.
         (Err(error), _) | (Ok(_), Err(error)) => Err(error),
@@ -80,12 +82,13 @@ async fn drive(broker: &Broker, load: &Load, names: &Names, progress: &Progress)
     for queue in &names.queues {
         client::declare_queue(&mut setup, queue, load.durable, arguments.as_table()).await?;
     }
-    if let Some(exchange) = &names.exchange {
-        client::declare_fanout(&mut setup, exchange, load.durable).await?;
+    if let (Some(exchange), Some(kind)) = (&names.exchange, load.exchange_kind()) {
+        client::declare_exchange(&mut setup, exchange, kind, load.durable).await?;
         for queue in &names.queues {
-            client::bind(&mut setup, queue, exchange).await?;
+            client::bind(&mut setup, queue, exchange, queue).await?;
         }
     }
+    let (idle, cost) = crowd::gather(broker, load, names).await?;
     let mut producers = Vec::new();
     for number in 0..load.producers {
         let (link, _) = client::open(&broker.target, &broker.tls).await?;
@@ -130,6 +133,8 @@ async fn drive(broker: &Broker, load: &Load, names: &Names, progress: &Progress)
     figures.count_cpu(&spent);
     figures.resident_mib = broker.pid.map(machine::resident_mib).transpose()?;
     figures.was_blocked = tally.was_blocked();
+    figures.crowd = cost;
+    drop(idle);
     Ok(Outcome { server, tls, figures })
 }
 
