@@ -22,9 +22,13 @@ use super::control::{self, Request};
 use super::error::{Error, Result};
 use super::listeners::{PeerVerification, Tls};
 use super::values::Listen;
+use crate::limits::PROBE_SECONDS_MAX;
 
 /// For each step; a probe's own time-out is usually longer.
 const STEP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longer than the broker waits for its disk, so that its reason arrives.
+const PING_PATIENCE: Duration = Duration::from_secs(PROBE_SECONDS_MAX + 2);
 
 /// The name that the server's certificate is checked against.
 const SERVER_NAME: &str = "localhost";
@@ -49,7 +53,7 @@ pub async fn healthcheck(config: &Config) -> Result<()> {
         }
         _ => return Err(Error::NoListener),
     }
-    match control::ask(&config.control_socket, &Request::Ping, STEP_PATIENCE).await {
+    match control::ask(&config.control_socket, &Request::Ping, PING_PATIENCE).await {
         Ok(_) => Ok(()),
         Err(error) => Err(Error::Unhealthy { step: "control socket".into(), problem: error.to_string() }),
     }

@@ -73,7 +73,7 @@ impl View for Picture {
         if self.engine.is_stopping() {
             return Err("the broker is stopping".to_owned());
         }
-        self.engine.store().probe().map_err(|e| format!("{}: {e}", e.code()))
+        self.engine.store().probe().map_err(|e| format!("{}: {e} ({})", e.code(), e.remedy()))
     }
 
     fn status(&self) -> StatusView {

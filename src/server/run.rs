@@ -69,7 +69,7 @@ pub enum RunError {
 
 impl RunError {
     /// The exit status of sysexits.h: 78 configuration, 75 a key service that may answer later, 74 the store's disk,
-    /// 70 the rest.
+    /// 69 what does not serve, 70 the rest.
     pub fn exit_status(&self) -> u8 {
         match self {
             RunError::Key(KeyError::Service(error)) | RunError::Store(StoreError::KeyService(error)) => {
@@ -79,6 +79,7 @@ impl RunError {
                     78
                 }
             }
+            RunError::Server(super::error::Error::Unhealthy { .. }) => 69,
             RunError::Server(_) | RunError::Tls(_) | RunError::Key(_) => 78,
             RunError::Store(_) | RunError::StoreFailed(_) | RunError::Engine(_) => 74,
             RunError::Listen { .. } => 69,

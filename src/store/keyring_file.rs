@@ -67,11 +67,15 @@ impl KeyringFile {
     /// Opens the copy of the highest generation that holds together.
     pub(super) fn open(dir: &Path, credential: &Credential) -> Result<KeyringFile, StoreError> {
         let (mut best, mut faults): (Option<SealedKeyring>, Vec<String>) = (None, Vec::new());
-        let mut found = false;
+        let (mut found, mut unread) = (false, None);
         for name in COPIES {
             let fault = match files::read(&dir.join(name)) {
                 Ok(None) => "it is missing".to_string(),
-                Err(e) => e.to_string(),
+                Err(e) => {
+                    let fault = e.to_string();
+                    unread = Some(e);
+                    fault
+                }
                 Ok(Some(bytes)) => {
                     found = true;
                     match SealedKeyring::parse(bytes) {
@@ -89,10 +93,11 @@ impl KeyringFile {
         }
         let Some(best) = best else {
             let dir = dir.to_path_buf();
-            return Err(if found {
-                StoreError::KeyringCorrupt { dir, detail: faults.join("; ") }
-            } else {
-                StoreError::KeyringMissing { dir }
+            return Err(match unread {
+                // The copy that cannot be read may be the sound one.
+                Some(error) => error,
+                None if found => StoreError::KeyringCorrupt { dir, detail: faults.join("; ") },
+                None => StoreError::KeyringMissing { dir },
             });
         };
         for fault in faults {

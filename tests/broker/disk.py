@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-OPEN, WRITE, SYNC, RENAME, RESIZE, READ = (1 << bit for bit in range(6))
+OPEN, WRITE, SYNC, RENAME, RESIZE, READ, THREAD = (1 << bit for bit in range(7))
 CHANGES = OPEN | WRITE | SYNC | RENAME | RESIZE
-COUNT, FAIL, SHORT, KILL, POWER_CUT, FORK = range(6)
+COUNT, FAIL, SHORT, KILL, POWER_CUT, FORK, STALL = range(7)
 # As `struct control` in faulty_disk.c.
 LAYOUT = struct.Struct("=iiiiqqqqq512s64s512s")
 SEEN_AT, FAILED_AT, GO_ON_AT = 32, 40, 48

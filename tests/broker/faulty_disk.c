@@ -1,7 +1,8 @@
 /* A disk that fails on demand, for LD_PRELOAD. The calls of one process that touch files below a folder are counted,
- * and from a given one on they fail, write only half, kill the process, or kill it and take back whatever was not
- * synced, as a power cut does; or the process goes on twice from there as soon as the test says so, the other one for some
- * seconds, with all that it writes to logs in a file of its own. The test steers it by a file that both have mapped (disk.py knows its layout).
+ * and from a given one on they fail, write only half, do not come back until the disk is well again, kill the process,
+ * or kill it and take back whatever was not synced, as a power cut does; or the process goes on twice from there as soon
+ * as the test says so, the other one for some seconds, with all that it writes to logs in a file of its own. New threads
+ * are counted and may fail as well. The test steers it by a file that both have mapped (disk.py knows its layout).
  *
  * What a power cut takes back: appended bytes behind the last sync, and the content of small files. Creations, renames
  * and deletions stay. */
@@ -22,8 +23,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN = 1, WRITE = 2, SYNC = 4, RENAME = 8, RESIZE = 16, READ = 32 };
-enum { COUNT, FAIL, SHORT, KILL, POWER_CUT, FORK };
+enum { OPEN = 1, WRITE = 2, SYNC = 4, RENAME = 8, RESIZE = 16, READ = 32, THREAD = 64 };
+enum { COUNT, FAIL, SHORT, KILL, POWER_CUT, FORK, STALL };
 
 #define OTHER_SECONDS 3
 
@@ -145,6 +146,14 @@ static int judge(int call, const char *path, int fd) {
         go_on_twice(fd);
         return 0;
     }
+    if (control->action == STALL) {
+        while (*(volatile int32_t *)&control->armed) {
+            pthread_mutex_unlock(&lock);
+            usleep(10000);
+            pthread_mutex_lock(&lock);
+        }
+        return 0;
+    }
     if (control->action == KILL || control->action == POWER_CUT) {
         if (control->action == POWER_CUT) cut_power();
         kill(getpid(), SIGKILL);
@@ -251,3 +260,13 @@ int rename(const char *from, const char *to) { ON_PATH(RENAME, to, rename_file(f
 int link(const char *from, const char *to) { ON_PATH(RENAME, to, REAL(link)(from, to)) }
 int unlink(const char *gone) { ON_PATH(RENAME, gone, REAL(unlink)(gone)) }
 int mkdir(const char *made, mode_t mode) { ON_PATH(OPEN, made, REAL(mkdir)(made, mode)) }
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *with, void *(*run)(void *), void *of) {
+    int refused = 0;
+    if (control) {
+        pthread_mutex_lock(&lock);
+        refused = judge(THREAD, "", -1);
+        pthread_mutex_unlock(&lock);
+    }
+    return refused ? control->error : REAL(pthread_create)(thread, with, run, of);
+}

@@ -30,7 +30,7 @@ def commits(log, start=0):
 
 
 def puts(batch):
-    """The values that a write batch puts."""
+    """The keys and values that a write batch puts."""
     at = 12  # a sequence number and a count
 
     def number():
@@ -56,16 +56,16 @@ def puts(batch):
         assert tag in {*DELETIONS, *DELETIONS.values(), *PUTS, *PUTS.values()}, f"tag {tag:#x} of a write batch"
         if tag in {*DELETIONS.values(), *PUTS.values()}:
             number()
-        text()
+        key = text()
         if tag in {*PUTS, *PUTS.values()}:
-            yield text()
+            yield key, text()
 
 
 def sealed(log, start=0):
     """Every sealed record of a log."""
     found = []
     for batch in commits(log, start):
-        for value in puts(batch):
+        for _, value in puts(batch):
             assert value[0] == 1 and len(value) >= 44, "a record that is not sealed"
             key_id, counter = int.from_bytes(value[4:8], "big"), int.from_bytes(value[20:28], "big")
             found.append(Sealed(key_id, value[8:20], counter, value))

@@ -157,6 +157,41 @@ def test_a_token_that_does_not_serve_keeps_the_broker_from_starting(native, toke
     assert not broker.data.exists(), "no store without a key"
 
 
+FAILING_MODULE = """
+/* SoftHSM, but for C_GetSlotList: PKCS #11 gives the order of the functions. */
+#include <dlfcn.h>
+#include <string.h>
+struct list { unsigned char version[2]; unsigned long (*functions[68])(); };
+static unsigned long fail() { return 0x30; /* CKR_DEVICE_ERROR */ }
+unsigned long C_GetFunctionList(struct list **given) {
+    static struct list list;
+    struct list *real = 0;
+    void *module = dlopen(MODULE, RTLD_NOW);
+    unsigned long result = ((unsigned long (*)(struct list **))dlsym(module, "C_GetFunctionList"))(&real);
+    list = *real;
+    list.functions[4] = fail;
+    *given = &list;
+    return result;
+}
+"""
+
+
+def test_a_token_that_fails_keeps_the_broker_from_starting_and_is_asked_again_by_the_next_start(native, token, tmp_path):
+    compiler = shutil.which("cc") or pytest.skip("NO C COMPILER: a token that fails stays untested; install gcc")
+    (tmp_path / "failing.c").write_text(FAILING_MODULE)
+    build = [compiler, "-std=gnu11", "-shared", "-fPIC", f'-DMODULE="{MODULE}"', "-o", tmp_path / "failing.so", tmp_path / "failing.c", "-ldl"]
+    subprocess.run(build, check=True)
+    broker = on_token(native, token)
+    publish(broker, "one")
+    broker.stop()
+    source(broker, *token.lines(broker, module=tmp_path / "failing.so"))
+    said = refusal(broker, "E_PKCS11_FAILED", EXIT_CONFIGURATION)
+    assert "GetSlotList: DeviceError" in said and "(look at the token and its module's log" in said and PIN not in said
+    source(broker, *token.lines(broker))
+    broker.start()
+    assert waiting(broker) == ["one"]
+
+
 def test_another_key_of_the_same_name_is_a_wrong_key(native, token):
     broker = on_token(native, token)
     shown = keyring(broker, "status")["slots"][0]["id"]

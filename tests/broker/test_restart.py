@@ -269,10 +269,10 @@ def test_a_user_stays_when_the_configuration_no_longer_names_it(native):
 # ---- what a start refuses
 
 
-def refusal(broker, code, status):
+def refusal(broker, code, status, seconds=60):
     """Starts the broker, which must refuse with that code and say what to do; returns what it said."""
     environment = os.environ | broker.environment
-    started = subprocess.run(broker.command(), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    started = subprocess.run(broker.command(), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
     last = started.stderr.strip().splitlines()[-1] if started.stderr.strip() else ""
     assert (started.returncode, last.split(": ")[:2]) == (status, ["sealmq", code]), started.stderr
     return last
