@@ -3,6 +3,7 @@
 //! community plugin rabbitmq-message-deduplication and of LavinMQ. Who asks, and under which lock, is the
 //! engine's business.
 
+use std::borrow::Cow;
 use std::collections::hash_map::{Entry as Slot, RandomState};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher};
@@ -105,7 +106,7 @@ impl ExchangeRules {
             Some(_) => {
                 let text =
                     format!("Invalid argument, 'x-cache-size' must not be above {DEDUPLICATION_KEYS_MAX}");
-                return Err(refused(&text));
+                return Err(refused(text));
             }
         };
         let ttl_ms = positive(arguments, "x-cache-ttl")
@@ -128,7 +129,7 @@ impl ExchangeRules {
     }
 }
 
-fn refused(text: &str) -> Fault {
+fn refused(text: impl Into<Cow<'static, str>>) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, text)
 }
 

@@ -1,6 +1,8 @@
 //! A peer's fault: the reply code and text that RabbitMQ answers it with. Operating faults (disk, I/O)
 //! are not faults of a peer and have their own types.
 
+use std::borrow::Cow;
+
 use crate::amqp::reply_code::{ReplyCode, Scope};
 use crate::limits::REPLY_TEXT_BYTES_MAX;
 
@@ -8,14 +10,24 @@ use crate::limits::REPLY_TEXT_BYTES_MAX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     code: ReplyCode,
-    explanation: String,
+    explanation: Cow<'static, str>,
     scope: Scope,
+    /// The explanation holds nothing that a client has sent, but for numbers.
+    may_be_logged: bool,
 }
 
 impl Fault {
-    /// A fault whose code decides whether the channel or the connection closes.
-    pub fn new(code: ReplyCode, explanation: impl Into<String>) -> Fault {
-        Fault { code, explanation: explanation.into(), scope: code.scope() }
+    /// A fault whose code decides whether the channel or the connection closes. An explanation that was put together
+    /// is taken to quote the client, and stays out of the log.
+    pub fn new(code: ReplyCode, explanation: impl Into<Cow<'static, str>>) -> Fault {
+        let explanation = explanation.into();
+        let may_be_logged = matches!(explanation, Cow::Borrowed(_));
+        Fault { code, explanation, scope: code.scope(), may_be_logged }
+    }
+
+    /// As [`Fault::new`], with an explanation that was put together of our own words and numbers.
+    pub fn in_numbers(code: ReplyCode, explanation: String) -> Fault {
+        Fault { may_be_logged: true, ..Fault::new(code, explanation) }
     }
 
     /// The same fault, closing the connection whatever its code says (logins, for one).
@@ -59,6 +71,11 @@ impl Fault {
         self.scope
     }
 
+    /// What the log says of it: the client's own words, such as names, are only in what the client is told.
+    pub fn log_text(&self) -> String {
+        if self.may_be_logged { self.reply_text() } else { self.code.name().to_owned() }
+    }
+
     /// `NAME - explanation`; what is longer than the 255 bytes of a short string ends in three dots, as in
     /// RabbitMQ.
     pub fn reply_text(&self) -> String {
@@ -75,7 +92,7 @@ impl Fault {
 }
 
 /// A name for a text that people read: names are bytes, texts are UTF-8.
-pub fn lossy(name: &[u8]) -> std::borrow::Cow<'_, str> {
+pub fn lossy(name: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(name)
 }
 
@@ -87,6 +104,23 @@ mod tests {
     fn reply_texts_read_as_rabbitmqs() {
         let text = Fault::no_queue(b"jobs", "/").reply_text();
         assert_eq!(text, "NOT_FOUND - no queue 'jobs' in vhost '/'");
+    }
+
+    /// Names of queues, tags of consumers and names of virtual hosts stood in the log when they were why a connection was
+    /// closed.
+    #[test]
+    fn only_our_own_words_may_be_logged() {
+        let text = |fault: Fault| fault.log_text();
+        assert_eq!(text(Fault::no_queue(b"secret", "/").hard()), "NOT_FOUND");
+        assert_eq!(
+            text(Fault::new(ReplyCode::NotAllowed, format!("vhost {} not found", "secret"))),
+            "NOT_ALLOWED"
+        );
+        assert_eq!(text(Fault::store_failed()), "INTERNAL_ERROR - the store has failed");
+        assert_eq!(
+            text(Fault::in_numbers(ReplyCode::FrameError, format!("{} bytes", 7))),
+            "FRAME_ERROR - 7 bytes"
+        );
     }
 
     #[test]

@@ -22,6 +22,17 @@ impl Wanted {
         on_clean_stack(|| Wanted(bytes.iter().map(|byte| byte ^ MASK).collect()))
     }
 
+    /// Still masked, for another process to search itself.
+    pub(crate) fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What [`Wanted::to_hex`] gave.
+    pub(crate) fn of_hex(text: &str) -> Wanted {
+        let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        Wanted(pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect())
+    }
+
     /// How often they stand in this process's memory.
     pub(crate) fn found(&self) -> usize {
         // One search at a time: another one's buffer would hold what stands in memory twice.

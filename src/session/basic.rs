@@ -62,7 +62,7 @@ impl<B: Broker> Session<B> {
 
     fn qos(&mut self, number: u16, size: u32, count: u16, global: bool) -> Result<(), Fault> {
         if size != 0 {
-            return Err(Fault::new(ReplyCode::NotImplemented, format!("prefetch_size!=0 ({size})")));
+            return Err(Fault::in_numbers(ReplyCode::NotImplemented, format!("prefetch_size!=0 ({size})")));
         }
         let channel = self.channel(number)?;
         if global {

@@ -230,7 +230,7 @@ impl<B: Broker> Session<B> {
             let text = format!(
                 "number of channels opened ({open}) has reached the negotiated channel_max ({limit})"
             );
-            return Err(Fault::new(ReplyCode::NotAllowed, text));
+            return Err(Fault::in_numbers(ReplyCode::NotAllowed, text));
         }
         let index = usize::from(number);
         if self.channels.len() <= index {
@@ -403,15 +403,16 @@ fn begin_body<Q, D>(
             return Err(Fault::new(ReplyCode::UnexpectedFrame, text));
         }
     }
-    let header = ContentHeader::decode(payload)
-        .map_err(|e| Fault::new(ReplyCode::FrameError, format!("cannot decode the content header: {e}")))?;
+    let header = ContentHeader::decode(payload).map_err(|e| {
+        Fault::in_numbers(ReplyCode::FrameError, format!("cannot decode the content header: {e}"))
+    })?;
     if header.weight != 0 {
         return Err(Fault::new(ReplyCode::UnexpectedFrame, "the weight of a content header must be 0"));
     }
     if header.class_id != 60 {
         let text =
             format!("expected content header for class 60, got one for class {} instead", header.class_id);
-        return Err(Fault::new(ReplyCode::UnexpectedFrame, text));
+        return Err(Fault::in_numbers(ReplyCode::UnexpectedFrame, text));
     }
     if header.body_size > max {
         let text = format!("message size {} is larger than configured max size {max}", header.body_size);

@@ -7,6 +7,7 @@ use slab::Slab;
 
 use crate::amqp::frame::{self, Frame, Kind};
 use crate::amqp::method::Method;
+use crate::amqp::reader::DecodeError;
 use crate::amqp::reply_code::{ReplyCode, Scope};
 use crate::broker::fault::Fault;
 use crate::broker::message::Message;
@@ -180,7 +181,8 @@ impl<B: Broker> Session<B> {
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    self.close_connection(&Fault::new(ReplyCode::FrameError, error.to_string()), (0, 0));
+                    let fault = Fault::in_numbers(ReplyCode::FrameError, error.to_string());
+                    self.close_connection(&fault, (0, 0));
                     // What follows cannot be told apart into frames any more. It is read all the same:
                     // closing the socket on a peer that still sends would take our close from it.
                     self.is_deaf = true;
@@ -302,7 +304,7 @@ impl<B: Broker> Session<B> {
         self.bad_header
     }
 
-    /// The text of the connection.close that we sent.
+    /// Why we sent a connection.close, in words that may be logged.
     pub fn close_reason(&self) -> Option<&str> {
         self.close_reason.as_deref()
     }
@@ -427,7 +429,7 @@ impl<B: Broker> Session<B> {
             frame::write_method(&mut self.out, 0, &close);
         }
         self.phase = if can_read { Phase::Closing } else { Phase::Closed };
-        self.close_reason = Some(text);
+        self.close_reason = Some(fault.log_text());
     }
 
     /// Gives back what the session holds of queues: at a close from either side, or when the socket
@@ -478,18 +480,16 @@ fn method_id(bytes: &[u8; 4]) -> (u16, u16) {
     (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))
 }
 
-fn undecodable(error: crate::amqp::reader::DecodeError) -> Fault {
+fn undecodable(error: DecodeError) -> Fault {
     match error {
-        crate::amqp::reader::DecodeError::UnknownMethod(class, method) => {
-            Fault::new(ReplyCode::NotImplemented, format!("class {class} has no method {method}"))
-        }
-        other => Fault::new(ReplyCode::FrameError, format!("cannot decode the method: {other}")),
+        DecodeError::UnknownMethod(..) => Fault::in_numbers(ReplyCode::NotImplemented, error.to_string()),
+        _ => Fault::in_numbers(ReplyCode::FrameError, format!("cannot decode the method: {error}")),
     }
 }
 
 /// 504, in RabbitMQ's words, for a method that channel 0 does not take now.
 pub(super) fn unexpected_in_state(state: &str) -> Fault {
-    Fault::new(ReplyCode::ChannelError, format!("unexpected method in connection state {state}"))
+    Fault::in_numbers(ReplyCode::ChannelError, format!("unexpected method in connection state {state}"))
 }
 
 impl<B: Broker> Drop for Session<B> {

@@ -182,7 +182,7 @@ impl<B: Broker> Session<B> {
         };
         let Some((user, password)) = credentials else {
             let text = format!("malformed {} response", mechanism.name());
-            return Err(Fault::new(ReplyCode::SyntaxError, text));
+            return Err(Fault::in_numbers(ReplyCode::SyntaxError, text));
         };
         self.user.clone_from(&user);
         self.login_mechanism = mechanism.name();
@@ -213,7 +213,7 @@ impl<B: Broker> Session<B> {
                     "Login was refused using authentication mechanism {}. For details see the broker logfile.",
                     self.login_mechanism
                 );
-                self.close_connection(&Fault::new(ReplyCode::AccessRefused, text).hard(), (0, 0));
+                self.close_connection(&Fault::in_numbers(ReplyCode::AccessRefused, text).hard(), (0, 0));
             }
             // AMQP 0-9-1 2.2.4: an old client is told by the end of the connection.
             Err(LoginRefused) => self.phase = Phase::Closed,
@@ -225,12 +225,12 @@ impl<B: Broker> Session<B> {
         let too_high = |name: &str, got: u64, limit: u64| {
             let text =
                 format!("negotiated {name} = {got} is higher than the maximum allowed value ({limit})");
-            Err(Fault::new(ReplyCode::NotAllowed, text))
+            Err(Fault::in_numbers(ReplyCode::NotAllowed, text))
         };
         let unlimited_or_over = |got: u64, limit: u64| limit != 0 && (got == 0 || got > limit);
         if unlimited_or_over(frame_max.into(), s.frame_size_bytes_max.into()) {
             return match frame_max {
-                0 => Err(Fault::new(
+                0 => Err(Fault::in_numbers(
                     ReplyCode::NotAllowed,
                     format!(
                         "negotiated frame_max = no limit is higher than the maximum allowed value ({})",
@@ -245,7 +245,7 @@ impl<B: Broker> Session<B> {
                 "negotiated frame_max = {frame_max} is lower than the minimum allowed value ({})",
                 limits::FRAME_SIZE_BYTES_MIN
             );
-            return Err(Fault::new(ReplyCode::NotAllowed, text));
+            return Err(Fault::in_numbers(ReplyCode::NotAllowed, text));
         }
         // amqplib sends channel_max 0 for "whatever you offered"; RabbitMQ refuses a larger one only.
         if s.channel_max != 0 && channel_max > s.channel_max {
@@ -262,7 +262,7 @@ impl<B: Broker> Session<B> {
 
 /// 502 for bytes that could not be decoded.
 pub(super) fn syntax_error(error: crate::amqp::reader::DecodeError) -> Fault {
-    Fault::new(ReplyCode::SyntaxError, error.to_string())
+    Fault::in_numbers(ReplyCode::SyntaxError, error.to_string())
 }
 
 fn connection_name(properties: Table<'_>) -> Option<String> {

@@ -27,7 +27,7 @@ impl<B: Broker> Session<B> {
         tag: Vec<u8>,
         flags: ConsumeFlags,
     ) -> Result<(), Fault> {
-        let refuse = |text: &str| Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        let refuse = |text: &'static str| Err(Fault::new(ReplyCode::PreconditionFailed, text));
         if !flags.no_ack {
             return refuse("reply consumer cannot acknowledge");
         }

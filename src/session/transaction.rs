@@ -61,7 +61,7 @@ impl<Q, D> Transaction<Q, D> {
 
 impl<B: Broker> Session<B> {
     pub(super) fn handle_tx_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
-        let refuse = |text: &str| Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        let refuse = |text: &'static str| Err(Fault::new(ReplyCode::PreconditionFailed, text));
         let channel = self.channel(number)?;
         match method {
             Method::TxSelect {} if channel.confirms.is_some() => {

@@ -138,14 +138,7 @@ def refused(broker, or_up_within_seconds=None):
     """Starts the broker, which must end by itself and say why. The last reads that were counted may have been those of a
     page, after the start: then it must be up, and say that it cannot read them back."""
     try:
-        run = subprocess.run(
-            broker.command(),
-            env=os.environ | broker.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=or_up_within_seconds or STOP_SECONDS_MAX,
-        )
+        run = broker.attempt(or_up_within_seconds or STOP_SECONDS_MAX)
     except subprocess.TimeoutExpired as late:
         said = (late.stdout or b"") + (late.stderr or b"")
         assert or_up_within_seconds and b"startup complete" in said and b"cannot be read back" in said, said

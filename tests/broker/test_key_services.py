@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from native import free_port
-from test_keys import EXIT_CONFIGURATION, EXIT_STORE, OTHER_KEY, hkdf, kek, keyring, publish, refusal, secret, source, waiting
+from test_keys import OTHER_KEY, hkdf, kek, keyring, publish, secret, source, waiting
+from test_restart import EXIT_CONFIGURATION, EXIT_STORE, refusal
 from transit import Transit, say
 
 EXIT_UNAVAILABLE = 75
@@ -28,7 +29,7 @@ MODULE = next((path for path in SOFTHSM if Path(path).exists()), None)
 def built_with(broker, *lines):
     """Whether the broker knows the service that these lines name."""
     source(broker, *lines)
-    started = subprocess.run(broker.command(), env=os.environ | broker.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    started = broker.attempt()
     assert started.returncode == EXIT_CONFIGURATION, started.stderr
     is_built_in = "E_KEY_SERVICE_MISSING" not in started.stderr
     assert is_built_in or not os.environ.get("SEALMQ_KEY_SERVICES"), started.stderr

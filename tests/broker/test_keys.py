@@ -10,8 +10,8 @@ import subprocess
 
 import pika
 import pytest
+from test_restart import EXIT_CONFIGURATION, EXIT_STORE, refusal
 
-EXIT_STORE, EXIT_CONFIGURATION = 74, 78
 COPIES = ("keyring", "keyring.mirror")
 OTHER_KEY = "fedcba9876543210" * 4
 PASSPHRASE = "correct horse battery staple"
@@ -65,14 +65,6 @@ def keyring(broker, *words, check=True, **options):
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
     assert not check or ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout) if check else (ran.returncode, ran.stderr)
-
-
-def refusal(broker, code, status, **options):
-    environment = os.environ | broker.environment
-    started = subprocess.run(broker.command(), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options)
-    last = started.stderr.strip().splitlines()[-1] if started.stderr.strip() else ""
-    assert (started.returncode, last.split(": ")[:2]) == (status, ["sealmq", code]), started.stderr
-    return last
 
 
 # ---- sources
@@ -191,7 +183,7 @@ def test_a_key_that_cannot_be_had_keeps_the_broker_from_starting(native, what):
 def test_two_sources_of_one_rank_are_refused(native):
     broker = native(start=False)
     source(broker, "at_rest.kek.fd = 7", "at_rest.kek.command.1 = /bin/cat")
-    started = subprocess.run(broker.command(), env=os.environ | broker.environment, capture_output=True, text=True, timeout=60)
+    started = broker.attempt()
     assert started.returncode == EXIT_CONFIGURATION
     assert "at_rest.kek.fd and at_rest.kek.command.1 are both set" in started.stderr
 

@@ -1,10 +1,8 @@
 """What a restart keeps, what it drops, and what a start refuses; one promise a test."""
 
-import os
 import shutil
 import signal
 import stat
-import subprocess
 import time
 
 import pika
@@ -269,10 +267,9 @@ def test_a_user_stays_when_the_configuration_no_longer_names_it(native):
 # ---- what a start refuses
 
 
-def refusal(broker, code, status, seconds=60):
+def refusal(broker, code, status, **options):
     """Starts the broker, which must refuse with that code and say what to do; returns what it said."""
-    environment = os.environ | broker.environment
-    started = subprocess.run(broker.command(), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds)
+    started = broker.attempt(**options)
     last = started.stderr.strip().splitlines()[-1] if started.stderr.strip() else ""
     assert (started.returncode, last.split(": ")[:2]) == (status, ["sealmq", code]), started.stderr
     return last

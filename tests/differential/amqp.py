@@ -12,6 +12,8 @@ import time
 from collections import deque
 from urllib.parse import unquote, urlsplit
 
+import canaries
+
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 END = b"\xce"
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -200,6 +202,7 @@ def decode_entries(data):
 def encode_method(name, **given):
     """Class, method and arguments; what is not given is empty, 0 or false."""
     _, class_id, method_id, fields = BY_NAME[name]
+    canaries.remember_method(name, given)
     out, bits, count = struct.pack(">HH", class_id, method_id), 0, 0
     for field, kind in fields:
         value = given.pop(field, None)
@@ -279,6 +282,7 @@ PROPERTY_NAMES = (
 
 def properties(**given):
     """Property flags and list, as a content header carries them."""
+    canaries.remember_content(given, b"")
     flags, out = 0, b""
     for place, name in enumerate(PROPERTY_NAMES):
         if name not in given:
@@ -539,6 +543,7 @@ class Channel:
     def publish(self, routing_key, body=b"", exchange="", block=b"\x00\x00", **flags):
         """Method, header and body in as many frames as the negotiated size asks for, in one write."""
         body = body.encode() if isinstance(body, str) else body
+        canaries.remember(body)
         size = self.connection.frame_max - 8
         method = encode_method("basic.publish", exchange=exchange, routing_key=routing_key, **flags)
         frames = [frame(METHOD, self.number, method), content_header(self.number, len(body), block)]

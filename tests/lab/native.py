@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import canaries
 import pytest
 
 LAB = Path(__file__).parent
@@ -46,7 +47,12 @@ class Native:
             "RABBITMQ_PORT": str(self.tls_port if tls == "1" else self.plain_port),
             "RABBITMQ_SSL_DIR": str(self.certs),
             "TLS_ENABLE": tls,
+            # Nothing that clients send may be in the log, whatever the level; see `search_log`.
+            "SEALMQ_LOG": "trace",
         }
+        self.log_searched_bytes = 0
+        with contextlib.suppress(ImportError):
+            canaries.watch_pika()
         if start:
             self.start()
 
@@ -93,6 +99,24 @@ class Native:
     def logged(self):
         return (self.folder / "broker.log").read_text(errors="replace")
 
+    def attempt(self, seconds=60, **options):
+        """Starts the process, which must end by itself; gives its outcome."""
+        usual = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": seconds}
+        ended = subprocess.run(self.command(), env=os.environ | self.environment, **usual | options)
+        self.search((ended.stdout + ended.stderr).encode())
+        return ended
+
+    def search_log(self):
+        """Searches what was logged since the last time."""
+        log = (self.folder / "broker.log").read_bytes() if (self.folder / "broker.log").exists() else b""
+        new, self.log_searched_bytes = log[self.log_searched_bytes :], len(log)
+        self.search(new)
+
+    def search(self, log):
+        """Fails when it shows something that clients have sent. The broker's own folder is named after the test."""
+        found = canaries.leaks(log.replace(bytes(self.folder), b""))
+        assert not found, f"the broker's log shows what clients have sent: {found[:20]}"
+
     def kill(self):
         self.process.kill()
         self.process.wait(30)
@@ -132,6 +156,7 @@ class Native:
             self.process.kill()
             pytest.fail("the broker did not stop within 30 s of SIGTERM")
         assert status == 0, f"the broker ended with {status} after SIGTERM:\n{self.logged()}"
+        self.search_log()
 
 
 @pytest.fixture
@@ -149,3 +174,5 @@ def native(tmp_path_factory):
     for broker in made:
         if broker.process and broker.process.poll() is None:
             broker.stop()
+    for broker in made:
+        broker.search_log()

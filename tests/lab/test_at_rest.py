@@ -117,8 +117,8 @@ def shows(path):
     return any(canary.encode() in content for canary in CANARIES.values())
 
 
-# Names identify what a log line is about; contents, routing keys and secrets never do.
-NAMES = {"queue", "exchange", "delayed exchange", "user"}
+# A log line says whose connection it is about; names that clients give to queues and exchanges are not in it.
+NAMES = {"user"}
 
 CONSUME = """
 import sys, lab, pika
