@@ -7,7 +7,7 @@ A broker's users are in its log on purpose, and so is the name that a connection
 import base64
 import re
 
-# Enough of a text to know it again; shorter ones stand in the log's own words.
+# Enough of a text to know it again; shorter ones, and single words, stand in the log's own sentences.
 TEXT_BYTES_MAX, TEXT_BYTES_MIN = 48, 8
 # Some suites send millions of messages, each different.
 TEXTS_MAX = 200_000
@@ -34,7 +34,8 @@ def remember(value):
         value = value.encode(errors="replace")
     if isinstance(value, bytes) and len(sent) < TEXTS_MAX:
         text = value[:TEXT_BYTES_MAX]
-        if len(plain(text)) >= TEXT_BYTES_MIN and len(re.findall(rb"[^\W\d_]", text)) >= 5:
+        is_word = re.fullmatch(rb"[A-Za-z]+", text)
+        if not is_word and len(plain(text)) >= TEXT_BYTES_MIN and len(re.findall(rb"[A-Za-z]", text)) >= 5:
             sent.setdefault(plain(text), text)
 
 
@@ -84,7 +85,7 @@ def decoded(log):
 
 def leaks(log):
     """What was sent and stands in a log."""
-    without = re.sub(rb'^\S+Z +|\buser=("[^"]*"|\S+)', b"", log, flags=re.MULTILINE)
+    without = re.sub(rb'^\S+Z +|\b(user|name)=("[^"]*"|\S+)', b"", log, flags=re.MULTILINE)
     words = b"\n".join({plain(line) for line in without.splitlines()})
     hidden = b"\n".join(plain(text) for text in decoded(without))
     texts = sent | {always: always for always in ALWAYS}
