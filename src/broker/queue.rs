@@ -367,7 +367,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
             // Strict turns while several wait; a single one is served in one go.
             let wanted = if alone { credit.min(reachable) } else { credit.min(1) };
             let (ready, furthest) = (&mut self.ready, &mut self.taken_up_to);
-            let mut ran_dry = false;
+            let (mut ran_dry, dead_before) = (false, dead.len());
             let taken = match wanted {
                 0 => 0,
                 _ => consumer.sink.take(wanted, || {
@@ -392,8 +392,9 @@ impl<D, S: Sink<D>> Queue<D, S> {
                 self.round.wait_on(id);
                 continue;
             }
-            // A consumer for which nothing was left is not full.
-            self.round.took(id, taken, (taken == wanted || ran_dry) && taken < credit);
+            // A consumer for which nothing was left is not full; what has expired was not for it.
+            let was_served = taken + (dead.len() - dead_before) >= wanted || ran_dry;
+            self.round.took(id, taken, was_served && taken < credit);
         }
         self.forget_dead(dead, before);
     }
@@ -652,6 +653,27 @@ mod tests {
         q.resume(id);
         assign(&mut q);
         assert_eq!(small.seqs(), [2]);
+    }
+
+    /// What had expired on the way counted as not taken: it was thought to be full, and lost its turn to a newcomer.
+    #[test]
+    fn a_consumer_that_took_all_that_was_alive_keeps_its_turn() {
+        let mut q = queue_of(0);
+        for expires_ms in [1, 0] {
+            let entry = Entry::new(q.next_seq(), Message::new(b"", b"q", &[0, 0], &[b"body"]), ());
+            q.push(Entry { expires_ms, ..entry });
+        }
+        let first = Inbox::with_room(1);
+        let id = q.add_consumer(first.clone(), ConsumerOptions::default()).unwrap();
+        let mut dead = Vec::new();
+        q.assign(2, &mut dead, &mut Vec::new());
+        assert_eq!((first.seqs(), dead.len()), (vec![2], 1));
+        let (newcomer, _) = consume(&mut q, 0);
+        first.drain();
+        q.resume(id);
+        publish(&mut q);
+        assign(&mut q);
+        assert_eq!((first.seqs(), newcomer.seqs()), (vec![3], vec![]));
     }
 
     #[test]
