@@ -68,19 +68,14 @@ pub(super) struct Committer {
     pub(super) _folder: spill::Folder,
 }
 
-/// What a commit row says that others change at any time: taken before the nonce prefix is drawn, so that a memory
+/// What the clock and others have to do with a batch: settled before the nonce prefixes are drawn, so that a memory
 /// image that runs twice from there seals the same text twice, not two texts under one nonce.
 struct Moment {
     wall_ms: u64,
     body_id_next: u64,
     row_id_next: u64,
-}
-
-impl Moment {
-    fn of(core: &Core) -> Moment {
-        let (body_id_next, row_id_next) = (core.next_body.load(Relaxed), core.next_row.load(Relaxed));
-        Moment { wall_ms: now_ms(), body_id_next, row_id_next }
-    }
+    /// A step of the reseal is due, which changes what the rest of the batch says.
+    reseals: bool,
 }
 
 /// What a batch cost and will give back.
@@ -141,7 +136,7 @@ impl Committer {
     /// the backlog back. `clean` marks the last commit.
     pub(super) fn commit(&mut self, ops: &mut Vec<Op>, clean: bool) -> Result<(), CommitFailure> {
         let started = Instant::now();
-        let moment = Moment::of(&self.core);
+        let moment = self.moment(clean);
         self.renew_keys()?;
         let rocks = Arc::clone(&self.rocks);
         let payload: usize = ops.iter().map(Op::batch_bytes).sum();
@@ -161,7 +156,7 @@ impl Committer {
             self.ledger.delivered_up_to(queue, seq);
         }
         self.purge_step(purges, &mut batch, &mut tally)?;
-        if !clean {
+        if moment.reseals {
             self.reseal_step(&mut batch)?;
         }
         if clean {
@@ -188,6 +183,12 @@ impl Committer {
         self.core.discharge(tally.charge);
         ops.clear();
         Ok(())
+    }
+
+    fn moment(&mut self, clean: bool) -> Moment {
+        let (body_id_next, row_id_next) =
+            (self.core.next_body.load(Relaxed), self.core.next_row.load(Relaxed));
+        Moment { wall_ms: now_ms(), body_id_next, row_id_next, reseals: !clean && self.reseal_is_due() }
     }
 
     fn apply(&mut self, op: &Op, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {

@@ -216,10 +216,15 @@ impl Committer {
         keys.iter().map(|key| self.ledger.key_use.count(*key)).sum()
     }
 
+    /// Whether the next batch is to have a part of it.
+    pub(super) fn reseal_is_due(&mut self) -> bool {
+        self.look_for_old_keys();
+        self.reseal.job.as_ref().is_some_and(|job| job.due <= Instant::now())
+    }
+
     /// The part of it that goes with the batch that is being made; behind everything else in it.
     pub(super) fn reseal_step(&mut self, batch: &mut Batch<'_>) -> Result<(), CommitFailure> {
-        self.look_for_old_keys();
-        let Some(mut job) = self.reseal.job.take_if(|job| job.due <= Instant::now()) else { return Ok(()) };
+        let Some(mut job) = self.reseal.job.take() else { return Ok(()) };
         job.due = Instant::now() + Duration::from_millis(RESEAL_STEP_MS);
         match &mut job.sealer {
             Some(sealer) if job.sealed < DATA_KEY_RECORDS_MAX => sealer.renew().map_err(refused)?,
