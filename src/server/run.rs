@@ -246,7 +246,7 @@ async fn watch(config: &Config, engine: &Engine) -> String {
         memory_bytes_max: total.map_or(0, |total| config.memory_high_watermark.bytes(total)),
         disk_free_bytes_min: total.map_or(0, |total| config.disk_free_limit.bytes(total)),
     };
-    let mut last = None;
+    let (mut last, mut was_short_of_disk) = (None, false);
     loop {
         if let Some(failure) = engine.store().failure() {
             return failure.to_string();
@@ -255,8 +255,16 @@ async fn watch(config: &Config, engine: &Engine) -> String {
         engine.fit_into(used, thresholds.memory_bytes_max);
         // What is not in a table yet goes to the disk a second time before its log is deleted.
         let owed = engine.store().unflushed_bytes();
-        let free = measure::disk_free_bytes(&config.data_dir).map(|free| free.saturating_sub(owed));
-        engine.set_alarm(thresholds.judge(used, free));
+        let free_now = measure::disk_free_bytes(&config.data_dir);
+        let free = free_now.map(|free| free.saturating_sub(owed));
+        let alarm = thresholds.judge(used, free);
+        if alarm.disk && !was_short_of_disk && !thresholds.judge(used, free_now).disk {
+            // While nobody publishes nothing else would have it written, and the alarm would last.
+            let store = Arc::clone(engine.store());
+            tokio::task::spawn_blocking(move || store.begin_flush());
+        }
+        was_short_of_disk = alarm.disk;
+        engine.set_alarm(alarm);
         let reason = engine.alarm();
         if reason != last {
             match reason {

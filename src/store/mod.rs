@@ -308,6 +308,12 @@ impl Store {
         self.rocks.upgrade().map_or(0, |rocks| rocks.unflushed_bytes())
     }
 
+    /// Has what [`Store::unflushed_bytes`] counts written to tables soon, so that its log gives room back. May wait for
+    /// the disk.
+    pub fn begin_flush(&self) {
+        self.rocks.upgrade().into_iter().for_each(|rocks| rocks.begin_flush());
+    }
+
     /// Where the store is.
     pub fn data_dir(&self) -> &Path {
         &self.dir

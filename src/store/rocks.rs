@@ -7,8 +7,8 @@ use std::sync::{Arc, Weak};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBRecoveryMode, InfoLogger, LogLevel, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    CompactOptions, DB, DBCompressionType, DBRecoveryMode, FlushOptions, InfoLogger, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::blob_files;
@@ -107,6 +107,19 @@ impl Rocks {
     pub(super) fn unflushed_bytes(&self) -> u64 {
         let of = |family| self.db.property_int_value_cf(self.family(family).ok()?, MEMTABLE_BYTES).ok()?;
         Family::ALL.into_iter().filter_map(of).sum()
+    }
+
+    /// Begins to write to tables what stands in memory, so that its log can go. A failure is RocksDB's to tell the next
+    /// writer.
+    pub(super) fn begin_flush(&self) {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        for family in Family::ALL {
+            let begun = self.family(family).map(|handle| self.db.flush_cf_opt(handle, &options));
+            if !matches!(begun, Ok(Ok(()))) {
+                tracing::warn!("the database did not begin to write its tables");
+            }
+        }
     }
 
     /// Makes a copy of the database at one moment in a folder that does not exist yet: files that never change are

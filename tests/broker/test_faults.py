@@ -349,3 +349,17 @@ def test_publishers_are_blocked_before_the_disk_is_full_and_nothing_stops(native
     broker.kill()
     judge_all(broker, workers)
     broker.stop()
+
+
+def test_an_alarm_over_what_is_still_to_be_written_ends_once_it_is_written(native, small_disk):
+    """Blocked publishers write nothing, so nothing had the database write its tables: the alarm would have lasted."""
+    subprocess.run(["mount", "-o", "remount,size=512m", small_disk], check=True)
+    broker = native(start=False, settings="disk_free_limit.absolute = 50MB\n")
+    broker.data.symlink_to(small_disk)
+    broker.start()
+    fill(broker, [bytes(100 * KIB)] * 100)
+    size = shutil.disk_usage(small_disk).used + 50_000_000 + 5 * KIB * KIB
+    subprocess.run(["mount", "-o", f"remount,size={size}", small_disk], check=True)
+    wait_for_log(broker, "alarm: publishers are blocked")
+    wait_for_log(broker, "the alarm is over")
+    broker.stop()
