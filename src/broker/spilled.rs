@@ -133,15 +133,17 @@ impl<D> Spilled<D> {
         self.blocks.iter().take_while(is_next).copied().collect()
     }
 
-    /// Forgets blocks. Gives what was in them; `None` when they were given up before, which is done with all at once.
+    /// Forgets those blocks that are here. Gives what was in them; `None` when none is: what could not be written came
+    /// back by itself, what was given up went with all others.
     pub fn forget_blocks(&mut self, gone: &[Block]) -> Option<Amount> {
-        let mut sum = Amount::default();
+        let mut sum = None;
         for block in gone {
-            let at = self.blocks.iter().position(|known| known.id == block.id)?;
+            let Some(at) = self.blocks.iter().position(|known| known.id == block.id) else { continue };
             self.blocks.remove(at);
-            (sum.len, sum.bytes) = (sum.len + block.amount().len, sum.bytes + block.amount().bytes);
+            let Amount { len, bytes } = sum.unwrap_or_default();
+            sum = Some(Amount { len: len + block.amount().len, bytes: bytes + block.amount().bytes });
         }
-        Some(sum)
+        sum
     }
 
     /// Gives all blocks up.

@@ -4,7 +4,7 @@
 
 use crate::broker::queue::{Block, Page, PageRead, Spilling};
 use crate::limits::{PAGE_RETRY_MS, SPILL_DISK_FREE_BYTES_MIN, SPILL_STEP_BYTES_MAX};
-use crate::store::{NotSpilled, Spill};
+use crate::store::{NotSpilled, Spill, SpillLost};
 
 use super::engine_core::{Engine, now_ms};
 use super::queue_cell::{QueueRef, Stored};
@@ -85,6 +85,8 @@ impl Engine {
         for block in &page.blocks {
             match spiller.spill.take::<Stored>(block.id) {
                 Ok(read) => entries.extend(read),
+                // It could not be written and came back, or was given up: the queue knows.
+                Err(SpillLost::Gone) => {}
                 Err(error) => {
                     lost += block.count;
                     failure = Some(error);

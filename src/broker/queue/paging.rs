@@ -54,7 +54,7 @@ impl<D, S: Sink<D>> Queue<D, S> {
     }
 
     /// Gives away what is beyond the window and in no store, to be written: blocks of about so many bytes together.
-    /// Each must be readable before the next call of [`Queue::next_page`] is served, or come back.
+    /// Each must be readable, or have come back, before a page that names it is served.
     pub fn spill(
         &mut self,
         window: Window,
@@ -177,6 +177,60 @@ mod tests {
         queue.add_consumer(Nobody, ConsumerOptions::default()).unwrap();
         assert!(queue.is_starved() && queue.counts().ready == 8);
         assert_eq!(queue.reserve(4), None);
+    }
+
+    /// The disk took one of two blocks while both were asked for: the first one's messages were dropped, though they
+    /// had been read, nothing was said, and a basic.get waited for them for ever.
+    #[test]
+    fn of_a_page_that_was_written_in_part_nothing_is_lost() {
+        let mut queue: Queue<(), Nobody> = Queue::new(Rules::default());
+        let window = Window { len_max: 8, bytes_max: 1 << 20 };
+        for _ in 0..12 {
+            let seq = queue.next_seq();
+            queue.push(entry(seq));
+        }
+        assert!(queue.page_out(window, |_| Rest::Nowhere));
+        let mut ids = 0..;
+        // Blocks of one, for the smallest window.
+        let smallest = Window { len_max: 1, ..window };
+        let mut made = queue.spill(smallest, usize::MAX, || ids.next().unwrap());
+        assert_eq!(made.iter().map(|one| one.block.count).collect::<Vec<_>>(), [1; 4]);
+        let mut seen: Vec<u64> = std::iter::from_fn(|| queue.get()).map(|entry| entry.seq.0).collect();
+        let page = queue.next_page(window).unwrap();
+        assert_eq!(page.blocks.len(), 4);
+        // The second and what is behind it.
+        queue.unspill(made.split_off(1));
+        assert_eq!((queue.counts().ready, queue.counts().paged), (4, 1));
+        let entries = made.pop().unwrap().entries;
+        assert!(queue.page_in(&page, PageRead { entries, lost: 0, upto: page.last }));
+        assert_eq!((queue.counts().ready, queue.counts().paged), (4, 0));
+        assert!(!queue.is_starved());
+        seen.extend(std::iter::from_fn(|| queue.get()).map(|entry| entry.seq.0));
+        assert_eq!(seen, (1..=12).collect::<Vec<_>>());
+        assert_eq!((queue.counts().ready, queue.counts().ready_bytes), (0, 0));
+    }
+
+    /// A block of which nothing can be read is lost, and what came back is not.
+    #[test]
+    fn a_lost_block_and_one_that_came_back_leave_the_counts_right() {
+        let mut queue = Queue::<(), Nobody>::new(Rules::default());
+        let window = Window { len_max: 8, bytes_max: 1 << 20 };
+        for _ in 0..12 {
+            let seq = queue.next_seq();
+            queue.push(entry(seq));
+        }
+        assert!(queue.page_out(window, |_| Rest::Nowhere));
+        let mut ids = 0..;
+        let mut made = queue.spill(WINDOW, usize::MAX, || ids.next().unwrap());
+        while queue.get().is_some() {}
+        let page = queue.next_page(window).unwrap();
+        queue.unspill(made.split_off(made.len() - 1));
+        let lost = made.iter().map(|one| one.block.count).sum();
+        assert!(queue.page_in(&page, PageRead { entries: Vec::new(), lost, upto: page.last }));
+        let counts = queue.counts();
+        assert_eq!((counts.ready as u64, counts.paged), (4 - lost, 0));
+        assert_eq!(std::iter::from_fn(|| queue.get()).count() as u64, 4 - lost);
+        assert_eq!((queue.counts().ready, queue.counts().ready_bytes, queue.is_starved()), (0, 0, false));
     }
 
     /// Of a page that was purged while it was read, messages were said to be damaged.

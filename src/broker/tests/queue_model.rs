@@ -16,7 +16,7 @@ use crate::broker::letters::{Died, Letter, Which};
 use crate::broker::message::Message;
 use crate::broker::queue::{
     Block, ConsumeRefused, ConsumerId, ConsumerOptions, Counts, Dead, Death, Entry, PageRead, Queue, Rest,
-    Rules, Run, Sink, Window,
+    Rules, Run, Sink, Spilling, Window,
 };
 use crate::broker::queue_type::QueueType;
 
@@ -323,9 +323,10 @@ enum Step {
     Delete,
     /// so many more entries reach the store, and the queue lets go of what it may
     PageOut(u64),
-    /// blocks are written, if the queue has asked for it; or cannot be
+    /// blocks are made, if the queue has asked for it, and begin to be written: all, or so many until it fails. Whoever
+    /// reads a page waits for that to end, and others do not
     Spill {
-        works: bool,
+        fails_after: Option<usize>,
     },
     /// memory becomes short, or is not any more
     Window(Window),
@@ -357,7 +358,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => Just(Step::Assign),
         1 => Just(Step::Delete),
         8 => (0u64..8).prop_map(Step::PageOut),
-        6 => prop::bool::weighted(0.8).prop_map(|works| Step::Spill { works }),
+        6 => prop::option::weighted(0.3, 0usize..3).prop_map(|fails_after| Step::Spill { fails_after }),
         2 => window().prop_map(Step::Window),
     ]
 }
@@ -409,8 +410,10 @@ struct Pair {
     published: BTreeMap<u64, Known>,
     /// the store has entries up to here
     durable: u64,
-    /// blocks that were written, by number, with the entries as they were then
+    /// blocks that are written or being written, by number, with the entries as they were then
     blocks: BTreeMap<u64, Vec<Known>>,
+    /// those of them that are being written, and how many of these can be
+    writing: Option<(Vec<Spilling<()>>, usize)>,
     /// how many blocks there were
     last_block: u64,
     /// the queue has asked for its transient entries to be spilled
@@ -454,6 +457,7 @@ impl Pair {
             published: BTreeMap::new(),
             durable: 0,
             blocks: BTreeMap::new(),
+            writing: None,
             last_block: 0,
             spills: false,
         }
@@ -472,9 +476,14 @@ impl Pair {
         let Some(page) = self.queue.next_page(self.window) else { return false };
         assert!(self.queue.next_page(self.window).is_none(), "one at a time");
         if !page.blocks.is_empty() {
-            let known: Vec<Known> = page.blocks.iter().flat_map(|block| self.take_block(block)).collect();
+            // The thread that reads is the one that writes.
+            self.end_writing();
+            let is_there = |block: &&Block| self.blocks.contains_key(&block.id);
+            let there: Vec<Block> = page.blocks.iter().filter(is_there).copied().collect();
+            let known: Vec<Known> = there.iter().flat_map(|block| self.take_block(block)).collect();
             let entries = known.into_iter().map(Known::entry).collect();
-            self.queue.page_in(&page, PageRead { entries, lost: 0, upto: page.last });
+            let is_wanted = self.queue.page_in(&page, PageRead { entries, lost: 0, upto: page.last });
+            assert_eq!(is_wanted, !there.is_empty());
             return true;
         }
         let (mut entries, mut bytes, mut upto) = (Vec::new(), 0, page.last);
@@ -500,7 +509,8 @@ impl Pair {
         known
     }
 
-    fn spill(&mut self, works: bool) {
+    fn spill(&mut self, fails_after: Option<usize>) {
+        self.end_writing();
         if !std::mem::take(&mut self.spills) {
             return;
         }
@@ -509,19 +519,26 @@ impl Pair {
             *last_block += 1;
             *last_block
         };
-        let mut made = self.queue.spill(self.window, 16, next_id);
-        if !works {
-            // The first one could be.
-            let back = made.split_off(made.len().min(1));
-            self.queue.unspill(back);
-            self.queue.retry();
-        } else if !made.is_empty() {
-            self.spills = true;
-        }
-        for one in made {
+        let made = self.queue.spill(self.window, 16, next_id);
+        for one in &made {
             assert!(one.entries.iter().all(|entry| is_transient(entry.seq.0)));
             self.blocks.insert(one.block.id, one.entries.iter().map(Known::of).collect());
         }
+        let written = fails_after.map_or(made.len(), |written| written.min(made.len()));
+        self.writing = Some((made, written)).filter(|(made, _)| !made.is_empty());
+    }
+
+    /// What could not be written comes back, unless it was given up meanwhile.
+    fn end_writing(&mut self) {
+        let Some((mut made, written)) = self.writing.take() else { return };
+        let back = made.split_off(written);
+        if back.is_empty() {
+            self.spills = true;
+            return;
+        }
+        back.iter().for_each(|one| drop(self.blocks.remove(&one.block.id)));
+        self.queue.unspill(back);
+        self.queue.retry();
     }
 
     fn places(&self, runs: &[Run]) -> Vec<Known> {
@@ -696,7 +713,7 @@ impl Pair {
                     _ => Rest::NotYet,
                 });
             }
-            Step::Spill { works } => self.spill(works),
+            Step::Spill { fails_after } => self.spill(fails_after),
             Step::Window(window) => self.window = window,
             Step::Delete => {
                 let (left, sinks) = self.queue.delete();
@@ -882,6 +899,7 @@ impl Pair {
 
     /// Each place that was ever given out is somewhere, once.
     fn check_nothing_is_lost(&mut self) {
+        self.end_writing();
         let mut ready = Vec::new();
         loop {
             while self.read_page() {}
