@@ -214,6 +214,10 @@ pub const SPILL_BLOCK_BYTES_MAX: usize = RESIDENT_BYTES_MIN / 2;
 /// Bytes of messages that are spilled in one go: whoever waits for a page waits no longer than that takes.
 pub const SPILL_STEP_BYTES_MAX: usize = 1024 * 1024;
 
+/// Tries, `PAGE_RETRY_MS` apart, until a block that the disk does not give is taken for lost: a lack of descriptors
+/// passes, and a queue is not to wait for ever.
+pub const SPILL_READ_TRIES_MAX: u32 = 10;
+
 /// Bytes of one file of spilled blocks, unless a single block is larger; what is deleted together.
 pub const SPILL_SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 

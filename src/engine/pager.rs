@@ -244,7 +244,7 @@ fn read_pages(engine: &Weak<Engine>, wanted: &Receiver<Wanted>, spiller: &mut Sp
             Wanted::Page(queue, page) => {
                 match page.blocks.is_empty() {
                     true => engine.read_page(&queue, &page),
-                    false => engine.read_blocks(spiller, &queue, &page),
+                    false => engine.read_blocks(spiller, &queue, page),
                 }
                 engine.pager.wake(queue.id);
             }

@@ -17,11 +17,13 @@ pub(super) struct Spiller {
     is_failing: bool,
     /// messages that could not be read back
     lost: u64,
+    /// when it was last said that some cannot be read back now
+    told_ms: u64,
 }
 
 impl Spiller {
     pub fn new(spill: Spill) -> Spiller {
-        Spiller { spill, last_block: 0, is_failing: false, lost: 0 }
+        Spiller { spill, last_block: 0, is_failing: false, lost: 0, told_ms: 0 }
     }
 
     pub fn give_up(&mut self, blocks: &[Block]) {
@@ -79,14 +81,19 @@ impl Engine {
         }
     }
 
-    /// Reads blocks back, each for the only time.
-    pub(super) fn read_blocks(&self, spiller: &mut Spiller, queue: &QueueRef, page: &Page) {
-        let (mut entries, mut lost, mut failure) = (Vec::new(), 0, None);
-        for block in &page.blocks {
-            match spiller.spill.take::<Stored>(block.id) {
+    /// Reads blocks back: up to the first one that the disk does not give now, which is tried again.
+    pub(super) fn read_blocks(&self, spiller: &mut Spiller, queue: &QueueRef, mut page: Page) {
+        let now_ms = now_ms();
+        let (mut entries, mut lost, mut failure, mut held_up) = (Vec::new(), 0, None, None);
+        for (at, block) in page.blocks.iter().enumerate() {
+            match spiller.spill.take::<Stored>(block.id, now_ms) {
                 Ok(read) => entries.extend(read),
                 // It could not be written and came back, or was given up: the queue knows.
                 Err(SpillLost::Gone) => {}
+                Err(error @ SpillLost::NotNow { .. }) => {
+                    held_up = Some((at, error));
+                    break;
+                }
                 Err(error) => {
                     lost += block.count;
                     failure = Some(error);
@@ -94,13 +101,36 @@ impl Engine {
             }
         }
         spiller.spill.reclaim();
+        if let Some((at, error)) = held_up {
+            page.blocks.truncate(at);
+            if at == 0 {
+                return self.read_later(spiller, queue, &error, now_ms);
+            }
+        }
         let read = PageRead { entries, lost, upto: page.last };
-        let is_wanted = self.with_queue(queue, |contents, _| contents.page_in(page, read));
+        let is_wanted = self.with_queue(queue, |contents, _| contents.page_in(&page, read));
         // What was purged meanwhile is not missed, nor what is gone because the store was closed.
         if let Some(error) = failure.filter(|_| is_wanted && !self.is_stopping()) {
             spiller.lost += lost;
             let (queue, code, in_all) = (queue.id.0, error.code(), spiller.lost);
             tracing::error!(queue, lost, in_all, code, "transient messages are lost: {error}");
+        }
+    }
+
+    /// Leaves what the disk does not give where it is, for the next try.
+    fn read_later(&self, spiller: &mut Spiller, queue: &QueueRef, error: &SpillLost, now_ms: u64) {
+        queue.lock().page_failed();
+        self.timers.arm(queue, now_ms.saturating_add(PAGE_RETRY_MS));
+        // Every queue may be tried again sooner, for what else is due.
+        let is_due = now_ms.abs_diff(spiller.told_ms) >= PAGE_RETRY_MS;
+        if is_due && !self.is_stopping() {
+            spiller.told_ms = now_ms;
+            let (queue, code) = (queue.id.0, error.code());
+            tracing::error!(
+                queue,
+                code,
+                "transient messages cannot be read back, which is tried again: {error}"
+            );
         }
     }
 }

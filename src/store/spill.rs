@@ -25,7 +25,7 @@ use super::sealing::Unreadable;
 use crate::broker::id::Seq;
 use crate::broker::message::Message;
 use crate::broker::queue::Entry;
-use crate::limits::SPILL_SEGMENT_BYTES_MAX;
+use crate::limits::{PAGE_RETRY_MS, SPILL_READ_TRIES_MAX, SPILL_SEGMENT_BYTES_MAX};
 use crate::seal::context::Place;
 use crate::seal::envelope::{FLAG_PADDED, HEADER_BYTES, Kind};
 use crate::seal::key::Dek;
@@ -85,6 +85,10 @@ struct Stretch {
     len: usize,
     /// before it was padded
     text_len: usize,
+    /// how often it could not be read
+    tries: u32,
+    /// when that was counted last
+    tried_ms: u64,
 }
 
 impl Stretch {
@@ -103,13 +107,21 @@ pub struct NotSpilled {
     pub error: StoreError,
 }
 
-/// A block cannot be read, and its messages are lost.
+/// A block cannot be read; unless it says otherwise its messages are lost.
 #[derive(Debug, thiserror::Error)]
 pub enum SpillLost {
     /// It was read or given up before.
     #[error("there is no such block")]
     Gone,
-    /// The disk does not give it.
+    /// The disk does not give it this time: it is still there, and not lost.
+    #[error("{path} cannot be read now: {source}")]
+    NotNow {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The disk has not given it too often.
     #[error("{path} cannot be read: {source}")]
     Io {
         /// The file.
@@ -136,7 +148,7 @@ impl SpillLost {
     pub fn code(&self) -> &'static str {
         match self {
             SpillLost::Gone => "E_BODY_MISSING",
-            SpillLost::Io { .. } => "E_STORE_IO",
+            SpillLost::NotNow { .. } | SpillLost::Io { .. } => "E_STORE_IO",
             SpillLost::Damaged { code, .. } => code,
         }
     }
@@ -257,7 +269,7 @@ impl Spill {
         let len = record.len();
         self.record = kept(record);
         let (segment, offset) = written?;
-        self.blocks.insert(id, Stretch { segment, offset, len, text_len });
+        self.blocks.insert(id, Stretch { segment, offset, len, text_len, tries: 0, tried_ms: 0 });
         Ok(())
     }
 
@@ -304,11 +316,28 @@ impl Spill {
     /// Reads a block, and gives it up. [`Spill::reclaim`] is to follow, as after [`Spill::give_up`].
     ///
     /// # Errors
-    /// When it cannot be read, now or ever.
-    pub fn take<D: Default>(&mut self, id: u64) -> Result<Vec<Entry<D>>, SpillLost> {
-        let stretch = self.blocks.remove(&id).ok_or(SpillLost::Gone)?;
-        let read = self.read(id, stretch);
-        self.release(stretch);
+    /// When it cannot be read. With [`SpillLost::NotNow`] it is kept, to be tried again in `PAGE_RETRY_MS`; a try that
+    /// comes sooner does not count.
+    pub fn take<D: Default>(&mut self, id: u64, now_ms: u64) -> Result<Vec<Entry<D>>, SpillLost> {
+        let mut stretch = self.blocks.remove(&id).ok_or(SpillLost::Gone)?;
+        let read = self.read(id, stretch).map_err(|error| match error {
+            SpillLost::Io { path, source } => {
+                if stretch.tries == 0 || now_ms.abs_diff(stretch.tried_ms) >= PAGE_RETRY_MS {
+                    (stretch.tries, stretch.tried_ms) = (stretch.tries + 1, now_ms);
+                }
+                match stretch.tries < SPILL_READ_TRIES_MAX {
+                    true => SpillLost::NotNow { path, source },
+                    false => SpillLost::Io { path, source },
+                }
+            }
+            error => error,
+        });
+        match &read {
+            Err(SpillLost::NotNow { .. }) => {
+                self.blocks.insert(id, stretch);
+            }
+            _ => self.release(stretch),
+        }
         read
     }
 

@@ -473,11 +473,15 @@ impl Pair {
 
     /// Reads back one page, if the queue asks for one.
     fn read_page(&mut self) -> bool {
-        let Some(page) = self.queue.next_page(self.window) else { return false };
+        let Some(mut page) = self.queue.next_page(self.window) else { return false };
         assert!(self.queue.next_page(self.window).is_none(), "one at a time");
         if !page.blocks.is_empty() {
             // The thread that reads is the one that writes.
             self.end_writing();
+            // Of some only the beginning can be read now.
+            if page.first.0.is_multiple_of(2) {
+                page.blocks.truncate(1);
+            }
             let is_there = |block: &&Block| self.blocks.contains_key(&block.id);
             let there: Vec<Block> = page.blocks.iter().filter(is_there).copied().collect();
             let known: Vec<Known> = there.iter().flat_map(|block| self.take_block(block)).collect();

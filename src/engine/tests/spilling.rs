@@ -211,6 +211,33 @@ fn messages_of_a_damaged_block_are_lost_and_all_others_are_delivered() {
     assert_eq!(house.counts("q"), Counts::default());
 }
 
+/// A passing error of the disk destroyed messages that were sound.
+#[test]
+fn what_the_disk_does_not_give_now_stays_there_and_is_delivered_later_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = small(dir.path());
+    let mut a = house.client();
+    a.declare("q", TRANSIENT);
+    a.overfill(&house, "q", 1..=100);
+    let [file] = &files(&house)[..] else { panic!("one file") };
+    let content = fs::read(file).unwrap();
+    fs::write(file, "").unwrap();
+    let queue = house.queue("q").unwrap();
+    let mut seen: Vec<String> = Vec::new();
+    while let Some((_, entry)) = a.get("q") {
+        seen.push(String::from_utf8(entry.message.body().to_vec()).unwrap());
+    }
+    a.wait_until_true("another try", || queue.due_ms.load(Ordering::Acquire) > 0);
+    let left = house.counts("q").ready;
+    assert!(left > 90 && left + seen.len() == 100, "{left} of a hundred without {}", seen.len());
+    fs::write(file, content).unwrap();
+    house.engine.run_due(&queue);
+    seen.extend(a.take_all("q"));
+    assert_eq!(seen, numbers(1..=100));
+    assert_eq!((house.counts("q").ready, house.counts("q").paged), (0, 0));
+    a.wait_until_no_file_is_left(&house);
+}
+
 #[test]
 fn what_the_disk_does_not_take_stays_in_memory_and_goes_there_later() {
     let dir = tempfile::tempdir().unwrap();

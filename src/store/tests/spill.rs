@@ -50,10 +50,10 @@ fn a_block_comes_back_as_it_was_and_once() {
     let large = [entry(100, &[7; 300_000])];
     let (a, b) = (block(1, 64), block(65, 1));
     spill.write([(1, &a[..]), (2, &large[..]), (3, &b[..])]).unwrap();
-    assert_same(&spill.take(2).unwrap(), &large);
-    assert_same(&spill.take(1).unwrap(), &a);
-    assert_same(&spill.take(3).unwrap(), &b);
-    let gone = spill.take::<()>(3).unwrap_err();
+    assert_same(&spill.take(2, 0).unwrap(), &large);
+    assert_same(&spill.take(1, 0).unwrap(), &a);
+    assert_same(&spill.take(3, 0).unwrap(), &b);
+    let gone = spill.take::<()>(3, 0).unwrap_err();
     assert!(matches!(gone, SpillLost::Gone), "{gone}");
     spill.reclaim();
     assert_eq!(files(&store), Vec::<PathBuf>::new(), "nothing stays on the disk");
@@ -73,7 +73,7 @@ fn its_files_are_private_and_show_nothing_in_a_plain_store_either() {
         for word in [CANARY, "exchange", "routing"] {
             assert!(!content.windows(word.len()).any(|at| at == word.as_bytes()), "{word}");
         }
-        assert_same(&spill.take(1).unwrap(), &block(1, 64));
+        assert_same(&spill.take(1, 0).unwrap(), &block(1, 64));
     }
 }
 
@@ -87,7 +87,7 @@ fn sizes_are_padded_as_bodies_are() {
     write(&mut spill, 2, &[entry(2, &[2; 3900])]);
     let [file] = &files(&store)[..] else { panic!("one file") };
     assert_eq!(fs::metadata(file).unwrap().len(), 2 * (4096 + OVERHEAD_BYTES as u64));
-    assert_same(&spill.take(2).unwrap(), &[entry(2, &[2; 3900])]);
+    assert_same(&spill.take(2, 0).unwrap(), &[entry(2, &[2; 3900])]);
 }
 
 #[test]
@@ -105,12 +105,37 @@ fn a_changed_or_moved_block_is_lost_and_no_other_is() {
     one[len..].swap_with_slice(&mut other[..len]);
     fs::write(file, &content).unwrap();
     for id in 1..=3 {
-        let lost = spill.take::<()>(id).unwrap_err();
+        let lost = spill.take::<()>(id, 0).unwrap_err();
         assert_eq!(lost.code(), "E_RECORD_FORGED", "{id}: {lost}");
     }
-    assert_same(&spill.take(4).unwrap(), &block(40, 4));
-    fs::OpenOptions::new().write(true).open(file).unwrap().set_len(4 * len as u64 + 1).unwrap();
-    assert_eq!(spill.take::<()>(5).unwrap_err().code(), "E_STORE_IO");
+    assert_same(&spill.take(4, 0).unwrap(), &block(40, 4));
+}
+
+/// A broker that had no descriptor left for a moment gave up messages that were sound.
+#[test]
+fn a_block_that_the_disk_does_not_give_is_kept_for_ten_tries_a_second_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let mut spill = store.spill().unwrap();
+    (1..=2).for_each(|id| write(&mut spill, id, &block(10 * id, 4)));
+    let [file] = &files(&store)[..] else { panic!("one file") };
+    let content = fs::read(file).unwrap();
+    fs::write(file, "").unwrap();
+    let refused = |spill: &mut Spill, now_ms| spill.take::<()>(1, now_ms).unwrap_err();
+    for now_ms in (0..9000).step_by(10) {
+        let error = refused(&mut spill, now_ms);
+        assert!(matches!(error, SpillLost::NotNow { .. }), "{now_ms}: {error}");
+        assert_eq!(error.code(), "E_STORE_IO");
+    }
+    spill.reclaim();
+    let error = refused(&mut spill, 9000);
+    assert!(matches!(error, SpillLost::Io { .. }) && error.code() == "E_STORE_IO", "{error}");
+    assert!(matches!(refused(&mut spill, 10_000), SpillLost::Gone));
+    assert!(matches!(spill.take::<()>(2, 0).unwrap_err(), SpillLost::NotNow { .. }));
+    fs::write(file, content).unwrap();
+    assert_same(&spill.take(2, 0).unwrap(), &block(20, 4));
+    spill.reclaim();
+    assert_eq!(files(&store), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -143,17 +168,17 @@ fn files_are_bounded_and_go_with_their_last_block() {
     let on_disk = || files(&store).iter().map(|file| fs::metadata(file).unwrap().blocks() * 512).sum::<u64>();
     let before = on_disk();
     // One block of each file is left, and nothing else of it is on the disk any more.
-    (1..=40).filter(|id| id % 15 != 1).for_each(|id| drop(spill.take::<()>(id).unwrap()));
+    (1..=40).filter(|id| id % 15 != 1).for_each(|id| drop(spill.take::<()>(id, 0).unwrap()));
     spill.reclaim();
     assert!(files(&store).len() == 3 && on_disk() < before / 10, "{} of {before} bytes", on_disk());
     for left in [1, 16] {
-        assert_same(&spill.take(left).unwrap(), &entries);
+        assert_same(&spill.take(left, 0).unwrap(), &entries);
     }
     spill.give_up(31);
     spill.reclaim();
     assert_eq!(files(&store), Vec::<PathBuf>::new());
     write(&mut spill, 41, &entries);
-    assert_same(&spill.take(41).unwrap(), &entries);
+    assert_same(&spill.take(41, 0).unwrap(), &entries);
 }
 
 #[test]
@@ -168,7 +193,7 @@ fn a_disk_that_takes_nothing_is_said_and_what_was_written_can_be_read() {
     assert_eq!((failed.written, failed.error.code()), (0, "E_STORE_IO"));
     fs::remove_file(&in_the_way).unwrap();
     spill.write([(2, &entries[..])]).unwrap();
-    assert_same(&spill.take(2).unwrap(), &entries);
+    assert_same(&spill.take(2, 0).unwrap(), &entries);
     assert!(spill.has_free(1) && !spill.has_free(u64::MAX));
 }
 
