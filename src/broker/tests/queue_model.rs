@@ -358,7 +358,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => Just(Step::Assign),
         1 => Just(Step::Delete),
         8 => (0u64..8).prop_map(Step::PageOut),
-        6 => prop::option::weighted(0.3, 0usize..3).prop_map(|fails_after| Step::Spill { fails_after }),
+        6 => prop::option::weighted(0.5, 0usize..3).prop_map(|fails_after| Step::Spill { fails_after }),
         2 => window().prop_map(Step::Window),
     ]
 }
@@ -427,7 +427,7 @@ fn is_stored(seq: u64) -> bool {
 
 /// Those that can be spilled. Long stretches of them, and others where they alternate.
 fn is_transient(seq: u64) -> bool {
-    seq % 3 == 1 || (seq / 16) % 2 == 1
+    seq % 3 == 1 || (seq / 16).is_multiple_of(2)
 }
 
 fn window() -> impl Strategy<Value = Window> {
@@ -523,7 +523,7 @@ impl Pair {
             *last_block += 1;
             *last_block
         };
-        let made = self.queue.spill(self.window, 16, next_id);
+        let made = self.queue.spill(self.window, 200, next_id);
         for one in &made {
             assert!(one.entries.iter().all(|entry| is_transient(entry.seq.0)));
             self.blocks.insert(one.block.id, one.entries.iter().map(Known::of).collect());
