@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::channel;
 
+use super::super::erase::ERASED_FILE;
 use super::super::layout::RowKind;
 use super::super::op::{Op, Put};
 use super::super::record::{CommitRow, read_commit};
@@ -101,6 +102,10 @@ pub(super) fn killed() -> tempfile::TempDir {
     let row = store.appender().put_row(RowKind::Queue, RowId(1), b"orders".to_vec());
     wait(&store, row);
     commit_each(&store, 1..=MESSAGES / 2);
+    // Without this file the next start would rewrite all at once, and its log might be empty when it is looked at.
+    while !dir.path().join(ERASED_FILE).exists() {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
     let image = crash_image(dir.path());
     store.close().unwrap();
     // Recovery moves the content of the log to tables.
