@@ -31,10 +31,10 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// As many threads as there are processors, for a family that is large enough.
+    /// Two threads for each processor, for a family that is large enough: one waits for the disk now and then.
     pub(super) fn of(rocks: &Rocks, family: Family) -> Result<Division, StoreError> {
         let most = if family == Family::Bodies { READ_BODY_THREADS_MAX } else { READ_THREADS_MAX };
-        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(most);
+        let threads = (2 * thread::available_parallelism().map_or(1, NonZeroUsize::get)).min(most);
         Ok(Division { cuts: rocks.cuts(family, READ_PART_BYTES)?, threads })
     }
 }
