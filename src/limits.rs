@@ -296,9 +296,13 @@ pub const READ_THREADS_MAX: usize = 8;
 /// Most threads that read bodies: each has one as a whole in memory, twice.
 pub const READ_BODY_THREADS_MAX: usize = 2;
 
-/// Bytes of a table that one thread reads before the next part: small enough for what was seen of it to be kept until
-/// its turn comes, large enough for beginning anew not to count.
+/// Bytes of a table that one thread reads before the next part, about: large enough for beginning anew not to count. A
+/// table of several queues may be cut where it has no keys, so that a part is up to the whole table.
 pub const READ_PART_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Parts that a thread may have read that nobody has asked for yet.
-pub const READ_PARTS_AHEAD: usize = 2;
+/// Records that a thread has looked at before it tells of them, at about 100 bytes each: enough for telling not to count.
+pub const READ_PIECE_SEEN: usize = 4096;
+
+/// Pieces that a thread may have told that nobody has asked for yet. Together they are a part of the smallest records, so
+/// that a thread need not wait before its turn comes; with one more in its hand, 5 MiB a thread.
+pub const READ_PIECES_AHEAD: usize = 12;

@@ -2,6 +2,7 @@
 //! measures records by themselves; whatever depends on more than one record is the caller's, on one thread. What comes
 //! out, faults included, does not depend on how many threads there are or which is first.
 
+use std::mem;
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, Scope};
@@ -9,7 +10,9 @@ use std::thread::{self, Scope};
 use super::error::StoreError;
 use super::layout::Family;
 use super::rocks::Rocks;
-use crate::limits::{READ_BODY_THREADS_MAX, READ_PART_BYTES, READ_PARTS_AHEAD, READ_THREADS_MAX};
+use crate::limits::{
+    READ_BODY_THREADS_MAX, READ_PART_BYTES, READ_PIECE_SEEN, READ_PIECES_AHEAD, READ_THREADS_MAX,
+};
 
 /// What a thread does with the records that it gets, one after the other.
 pub(super) trait Look {
@@ -40,7 +43,14 @@ impl Division {
 }
 
 type Part<'a> = (&'a [u8], Option<&'a [u8]>);
-type Lane<S> = Receiver<(Vec<S>, Result<(), StoreError>)>;
+type Lane<S> = Receiver<Piece<S>>;
+
+/// Some of what was seen of a part: a part may be far larger than was meant, a piece is not.
+struct Piece<S> {
+    seen: Vec<S>,
+    /// How reading the part ended; `None` when more pieces of it follow.
+    end: Option<Result<(), StoreError>>,
+}
 
 /// Reads all records of a family, and gives `take` what was seen of them, in order.
 ///
@@ -66,14 +76,28 @@ pub(super) fn scan_in_parts<L: Look>(
             read(scope, rocks, family, parts, &make)
         };
         let lanes = (0..threads).map(lane).collect::<Result<Vec<Lane<L::Seen>>, StoreError>>()?;
+        // Each lane tells its parts in order and they are asked for in order, so what the lane that is waited for tells
+        // next is always what is wanted, and a lane that is full waits for its turn only.
         for (_, lane) in parts.iter().zip(lanes.iter().cycle()) {
-            let broken = |_| StoreError::system(rocks.path(), "a thread that reads the store has ended");
-            let (seen, scanned) = lane.recv().map_err(broken)?;
-            seen.into_iter().try_for_each(&mut take)?;
-            scanned?;
+            take_part(rocks, lane, &mut take)?;
         }
         Ok(())
     })
+}
+
+/// Takes one part from the thread that reads it.
+fn take_part<S>(
+    rocks: &Rocks,
+    lane: &Lane<S>,
+    take: &mut impl FnMut(S) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    loop {
+        let piece = lane.recv().map_err(|_| ended(rocks))?;
+        piece.seen.into_iter().try_for_each(&mut *take)?;
+        if let Some(end) = piece.end {
+            return end;
+        }
+    }
 }
 
 /// A thread that reads its parts, no further ahead than it may; it ends when nobody listens any more.
@@ -87,7 +111,7 @@ fn read<'scope, 'env, L: Look + 'env>(
 where
     L::Seen: 'scope,
 {
-    let (tell, lane) = sync_channel(READ_PARTS_AHEAD);
+    let (tell, lane) = sync_channel(READ_PIECES_AHEAD);
     let thread = thread::Builder::new().name("sealmq-read".into());
     let spawned = thread.spawn_scoped(scope, move || {
         let mut looker = make();
@@ -95,18 +119,26 @@ where
             let mut seen = Vec::new();
             let scanned = rocks.scan_between(family, from, to, |key, value| {
                 looker.look(key, value, &mut seen);
-                Ok(())
+                if seen.len() < READ_PIECE_SEEN {
+                    return Ok(());
+                }
+                tell.send(Piece { seen: mem::take(&mut seen), end: None }).map_err(|_| ended(rocks))
             });
             let is_over = scanned.is_err();
             if !is_over {
                 looker.end(&mut seen);
             }
-            if tell.send((seen, scanned)).is_err() || is_over {
+            if tell.send(Piece { seen, end: Some(scanned) }).is_err() || is_over {
                 return;
             }
         }
     });
     spawned.map(|_| lane).map_err(|e| StoreError::system(rocks.path(), e))
+}
+
+/// The other side of a lane is gone: a thread has failed, or nobody wants to know any more what it reads.
+fn ended(rocks: &Rocks) -> StoreError {
+    StoreError::system(rocks.path(), "a thread that reads the store has ended")
 }
 
 fn one_by_one<L: Look>(
