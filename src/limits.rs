@@ -300,6 +300,9 @@ pub const READ_BODY_THREADS_MAX: usize = 2;
 /// table of several queues may be cut where it has no keys, so that a part is up to the whole table.
 pub const READ_PART_BYTES: u64 = 8 * 1024 * 1024;
 
+/// The same of a table of bodies, which are in files of their own: it holds some 30 bytes of each.
+pub const READ_BODY_PART_BYTES: u64 = 512 * 1024;
+
 /// Records that a thread has looked at before it tells of them, at about 100 bytes each: enough for telling not to count.
 pub const READ_PIECE_SEEN: usize = 4096;
 

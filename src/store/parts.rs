@@ -11,7 +11,8 @@ use super::error::StoreError;
 use super::layout::Family;
 use super::rocks::Rocks;
 use crate::limits::{
-    READ_BODY_THREADS_MAX, READ_PART_BYTES, READ_PIECE_SEEN, READ_PIECES_AHEAD, READ_THREADS_MAX,
+    READ_BODY_PART_BYTES, READ_BODY_THREADS_MAX, READ_PART_BYTES, READ_PIECE_SEEN, READ_PIECES_AHEAD,
+    READ_THREADS_MAX,
 };
 
 /// What a thread does with the records that it gets, one after the other.
@@ -36,9 +37,12 @@ pub(super) struct Division {
 impl Division {
     /// Two threads for each processor, for a family that is large enough: one waits for the disk now and then.
     pub(super) fn of(rocks: &Rocks, family: Family) -> Result<Division, StoreError> {
-        let most = if family == Family::Bodies { READ_BODY_THREADS_MAX } else { READ_THREADS_MAX };
+        let (most, part_bytes) = match family {
+            Family::Bodies => (READ_BODY_THREADS_MAX, READ_BODY_PART_BYTES),
+            _ => (READ_THREADS_MAX, READ_PART_BYTES),
+        };
         let threads = (2 * thread::available_parallelism().map_or(1, NonZeroUsize::get)).min(most);
-        Ok(Division { cuts: rocks.cuts(family, READ_PART_BYTES)?, threads })
+        Ok(Division { cuts: rocks.cuts(family, part_bytes)?, threads })
     }
 }
 
