@@ -41,6 +41,13 @@ def spilled_bytes(broker):
     return sum(path.stat().st_size for path in files(broker) if path.exists())
 
 
+def on_a_failing_disk(spilling, tmp_path):
+    broker = spilling(start=False)
+    disk = Disk(broker, build(tmp_path))
+    broker.start()
+    return broker, disk
+
+
 def wait_until_spilled(broker, size_bytes):
     wait_until(lambda: spilled_bytes(broker) >= size_bytes, f"{size_bytes} bytes are spilled")
 
@@ -210,9 +217,7 @@ def test_what_the_disk_does_not_take_stays_in_memory_and_nothing_else_is_touched
 
 def test_what_cannot_be_read_back_at_once_is_delivered_later_in_order(spilling, tmp_path):
     """A passing error of the disk destroyed messages that were sound."""
-    broker = spilling(start=False)
-    disk = Disk(broker, build(tmp_path))
-    broker.start()
+    broker, disk = on_a_failing_disk(spilling, tmp_path)
     with broker.connect() as connection:
         channel = fill(connection)
         wait_until_spilled(broker, KIB)
@@ -225,9 +230,7 @@ def test_what_cannot_be_read_back_at_once_is_delivered_later_in_order(spilling, 
 
 
 def test_what_cannot_be_read_back_in_ten_tries_is_lost_is_said_and_the_rest_is_delivered(spilling, tmp_path):
-    broker = spilling(start=False)
-    disk = Disk(broker, build(tmp_path))
-    broker.start()
+    broker, disk = on_a_failing_disk(spilling, tmp_path)
     with broker.connect() as connection:
         channel = fill(connection)
         wait_until_spilled(broker, KIB)

@@ -179,17 +179,23 @@ mod tests {
         assert_eq!(queue.reserve(4), None);
     }
 
-    /// The disk took one of two blocks while both were asked for: the first one's messages were dropped, though they
-    /// had been read, nothing was said, and a basic.get waited for them for ever.
-    #[test]
-    fn of_a_page_that_was_written_in_part_nothing_is_lost() {
-        let mut queue: Queue<(), Nobody> = Queue::new(Rules::default());
+    /// Twelve transient entries, and a window for eight.
+    fn overfull() -> (Queue<(), Nobody>, Window) {
+        let mut queue = Queue::new(Rules::default());
         let window = Window { len_max: 8, bytes_max: 1 << 20 };
         for _ in 0..12 {
             let seq = queue.next_seq();
             queue.push(entry(seq));
         }
         assert!(queue.page_out(window, |_| Rest::Nowhere));
+        (queue, window)
+    }
+
+    /// The disk took one of two blocks while both were asked for: the first one's messages were dropped, though they
+    /// had been read, nothing was said, and a basic.get waited for them for ever.
+    #[test]
+    fn of_a_page_that_was_written_in_part_nothing_is_lost() {
+        let (mut queue, window) = overfull();
         let mut ids = 0..;
         // Blocks of one, for the smallest window.
         let smallest = Window { len_max: 1, ..window };
@@ -213,13 +219,7 @@ mod tests {
     /// A block of which nothing can be read is lost, and what came back is not.
     #[test]
     fn a_lost_block_and_one_that_came_back_leave_the_counts_right() {
-        let mut queue = Queue::<(), Nobody>::new(Rules::default());
-        let window = Window { len_max: 8, bytes_max: 1 << 20 };
-        for _ in 0..12 {
-            let seq = queue.next_seq();
-            queue.push(entry(seq));
-        }
-        assert!(queue.page_out(window, |_| Rest::Nowhere));
+        let (mut queue, window) = overfull();
         let mut ids = 0..;
         let mut made = queue.spill(WINDOW, usize::MAX, || ids.next().unwrap());
         while queue.get().is_some() {}

@@ -1,7 +1,7 @@
 //! Transient messages beyond a queue's window: on the disk while the broker runs, and seen of by nobody.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use super::paging::{look, numbers, small};
@@ -32,12 +32,18 @@ impl Seat {
     }
 }
 
+/// A house with small windows, and somebody who has declared a transient queue in it.
+fn with_queue(dir: &Path) -> (House, Seat) {
+    let house = small(dir);
+    let mut seat = house.client();
+    seat.declare("q", TRANSIENT);
+    (house, seat)
+}
+
 #[test]
 fn a_long_transient_queue_is_on_the_disk_and_comes_back_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let house = small(dir.path());
-    let mut a = house.client();
-    a.declare("q", TRANSIENT);
+    let (house, mut a) = with_queue(dir.path());
     a.overfill(&house, "q", 1..=500);
     let counts = house.counts("q");
     assert_eq!((counts.ready, counts.ready_bytes), (500, numbers(1..=500).concat().len()));
@@ -50,9 +56,7 @@ fn a_long_transient_queue_is_on_the_disk_and_comes_back_in_order() {
 #[test]
 fn a_consumer_gets_all_of_a_long_transient_queue_while_more_comes() {
     let dir = tempfile::tempdir().unwrap();
-    let house = small(dir.path());
-    let mut a = house.client();
-    a.declare("q", TRANSIENT);
+    let (house, mut a) = with_queue(dir.path());
     a.overfill(&house, "q", 1..=200);
     let (queue, id, _) = a.consume("q", false);
     let (mut seen, mut next) = (Vec::new(), 201);
@@ -101,9 +105,7 @@ fn persistent_and_transient_messages_of_one_queue_keep_their_order_and_what_came
 #[test]
 fn thousands_that_came_back_are_spilled_again_and_are_known_to_have_been_delivered() {
     let dir = tempfile::tempdir().unwrap();
-    let house = small(dir.path());
-    let mut a = house.client();
-    a.declare("q", TRANSIENT);
+    let (house, mut a) = with_queue(dir.path());
     a.overfill(&house, "q", 1..=200);
     let taken: Vec<_> = (0..150).map(|_| a.get_late("q").unwrap()).collect();
     let queue = taken[0].0.clone();
@@ -196,9 +198,7 @@ fn limits_priorities_and_dead_letters_go_beyond_the_window() {
 #[test]
 fn messages_of_a_damaged_block_are_lost_and_all_others_are_delivered() {
     let dir = tempfile::tempdir().unwrap();
-    let house = small(dir.path());
-    let mut a = house.client();
-    a.declare("q", TRANSIENT);
+    let (house, mut a) = with_queue(dir.path());
     a.overfill(&house, "q", 1..=100);
     let [file] = &files(&house)[..] else { panic!("one file") };
     let mut content = fs::read(file).unwrap();
@@ -215,9 +215,7 @@ fn messages_of_a_damaged_block_are_lost_and_all_others_are_delivered() {
 #[test]
 fn what_the_disk_does_not_give_now_stays_there_and_is_delivered_later_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let house = small(dir.path());
-    let mut a = house.client();
-    a.declare("q", TRANSIENT);
+    let (house, mut a) = with_queue(dir.path());
     a.overfill(&house, "q", 1..=100);
     let [file] = &files(&house)[..] else { panic!("one file") };
     let content = fs::read(file).unwrap();
