@@ -66,6 +66,22 @@ pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 /// Longest wait of an acknowledgement-only batch for company, in milliseconds.
 pub const COMMIT_ACK_LINGER_MS: u64 = 50;
 
+/// Shortest time for which a commit waits for acknowledgements that are likely to come, in milliseconds: no longer than a
+/// commit takes on most disks, and the committer need not be woken for each message.
+pub const COMMIT_PATIENCE_MS_MIN: u64 = 1;
+
+/// How long after the last message that might wait the committer goes on to look by itself, in milliseconds.
+pub const COMMIT_QUIET_MS: u64 = 10;
+
+/// Time in which what is known of a commit's duration loses half of its weight, in milliseconds.
+pub const COMMIT_DELAY_HALF_LIFE_MS: u64 = 50;
+
+/// For how long it is known when something was put, in milliseconds: consumers that take longer are not waited for.
+pub const PUT_AGE_MS_MAX: u64 = 100;
+
+/// How many appenders' times are known at most, beyond those that wait for a commit.
+pub const PUT_STAMPS_MAX: usize = 8192;
+
 /// Bodies up to this size, routed to one queue, are stored in the entry itself.
 pub const INLINE_BODY_BYTES_MAX: usize = 4096;
 

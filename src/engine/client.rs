@@ -34,18 +34,21 @@ pub struct Client {
     /// unique for each connection of this process
     pub(super) id: u64,
     /// wakes this connection's task; the committer gets clones of it
-    waker: Waker,
+    pub(super) waker: Waker,
     pub(super) exclusive: Vec<QueueRef>,
     pub(super) routes: RouteCache,
     /// what its user may do
     pub(super) permit: Permit,
+    /// it has acknowledged or rejected something since its last publish
+    pub(super) has_settled: bool,
 }
 
 impl Client {
     pub(super) fn new(engine: Arc<Engine>, outbox: Arc<Outbox>, slot: usize, id: u64) -> Client {
         let waker = Waker::from(outbox.clone());
         let (exclusive, routes) = (Vec::new(), RouteCache::new(engine.draw()));
-        Client { engine, outbox, slot, id, waker, exclusive, routes, permit: Permit::nobody() }
+        let (permit, has_settled) = (Permit::nobody(), false);
+        Client { engine, outbox, slot, id, waker, exclusive, routes, permit, has_settled }
     }
 
     /// Looks at the user's rights again if any user has changed: one comparison when none has.
@@ -99,11 +102,13 @@ impl Client {
         }
     }
 
-    /// What to wait for until everything appended so far is durable; the committer wakes this
-    /// connection then.
+    /// What to wait for until everything appended so far is durable; the store wakes this connection then, and does
+    /// not wait for anybody's acknowledgements.
     pub(super) fn barrier(&self, position: Position) -> Barrier {
         if position.0 > 0 {
-            self.engine.store.appender().wake(self.waker.clone());
+            let mut appender = self.engine.store.appender();
+            appender.hurry();
+            appender.wake_when_kept(self.waker.clone());
         }
         Barrier(position.0)
     }
@@ -138,7 +143,7 @@ impl Broker for Client {
     }
 
     fn durable(&self) -> Barrier {
-        Barrier(self.engine.store.durable().0)
+        Barrier(self.engine.store.kept().0)
     }
 
     fn has_failed(&self) -> bool {
@@ -225,7 +230,7 @@ impl Broker for Client {
         queue.purge_stored(&purged.runs, &self.engine.store);
         self.engine.pager.give_up(&purged.blocks);
         let position = match queue.is_stored() && (purged.count() > 0 || queue.has_own_key()) {
-            true => self.engine.store.appender().tail(),
+            true => self.engine.store.appender().await_all(),
             false => Position(0),
         };
         Ok((purged.count() as u32, self.barrier(position)))
@@ -341,10 +346,12 @@ impl Broker for Client {
     }
 
     fn settle(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: &mut Vec<Entry<Stored>>) {
+        self.has_settled |= is_stored(entries);
         self.engine.settle(queue, consumer, entries);
     }
 
     fn reject(&mut self, queue: &QueueRef, consumer: Option<ConsumerId>, entries: Vec<Entry<Stored>>) {
+        self.has_settled |= is_stored(&entries);
         self.engine.reject(queue, consumer, entries);
     }
 
@@ -375,6 +382,11 @@ impl Broker for Client {
             self.delete_now(&queue);
         }
     }
+}
+
+/// Whether the store knows of any.
+fn is_stored(entries: &[Entry<Stored>]) -> bool {
+    entries.iter().any(|entry| matches!(entry.durable, Stored::Yes { .. }))
 }
 
 impl Drop for Client {

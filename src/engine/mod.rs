@@ -20,6 +20,7 @@ mod history;
 mod letters;
 mod operations;
 mod outbox;
+mod pace;
 mod pager;
 mod picture;
 mod publish;

@@ -145,6 +145,10 @@ impl Engine {
     ) {
         let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
+        if let Some(appender) = appender.as_mut().filter(|_| contents.has_consumers()) {
+            let patience = queue.pace.patience(appender.commit_delay());
+            patience.into_iter().for_each(|patience| appender.may_wait(patience));
+        }
         for item in incoming {
             let body_bytes = item.message.body().len();
             if contents.is_refusing(body_bytes) {
@@ -201,7 +205,7 @@ impl Engine {
         consumer: Option<ConsumerId>,
         entries: &mut Vec<Entry<Stored>>,
     ) {
-        queue.delete_stored(&*entries, &self.store);
+        queue.acknowledge_stored(entries, &self.store);
         self.with_queue(queue, |contents, _| {
             contents.settle(consumer, entries.len());
             contents.forget(&*entries);

@@ -49,6 +49,10 @@ impl Client {
         }
         self.refresh_permit();
         let topology = self.engine.topology.load_full();
+        if std::mem::take(&mut self.has_settled) {
+            // A confirm tells that what the client did before is durable too.
+            self.engine.store.appender().await_all();
+        }
         let mut run = Run { targets: Targets::new(), incoming: Vec::with_capacity(batch.len()), first: 0 };
         let mut closed: SmallVec<[u16; 4]> = SmallVec::new();
         let mut highest = Position(0);
@@ -89,7 +93,9 @@ impl Client {
         }
         self.finish(&mut run, outcomes, &mut highest);
         // One wake-up for the whole batch: the confirms become due together or in order.
-        self.barrier(highest);
+        if highest > Position(0) {
+            self.engine.store.appender().wake_when_kept(self.waker.clone());
+        }
     }
 
     /// What becomes of a message that no queue takes: it may be a reply, straight to who asked.

@@ -19,6 +19,7 @@ use crate::store::{Position, SharedBody, Store};
 use super::burial::Graves;
 use super::engine_core::now_ms;
 use super::outbox::ConsumerSink;
+use super::pace::Pace;
 
 /// What an entry remembers of the store.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +79,8 @@ pub struct QueueCell {
     pub(super) due_ms: AtomicU64,
     /// what it has given up, until somebody has dead-lettered it
     pub(super) graves: Graves,
+    /// how soon its consumers acknowledge
+    pub(super) pace: Pace,
     contents: Mutex<Contents>,
 }
 
@@ -152,6 +155,7 @@ impl QueueCell {
             used_ms: AtomicU64::new(now_ms()),
             due_ms: AtomicU64::new(0),
             graves: Graves::default(),
+            pace: Pace::default(),
             contents: Mutex::new(contents),
         }
     }
@@ -227,6 +231,19 @@ impl QueueCell {
                 appender.count_deliveries(self.id, entry.seq, entry.delivery_count);
             }
         }
+    }
+
+    /// As [`QueueCell::delete_stored`], for entries that a consumer has acknowledged.
+    pub(super) fn acknowledge_stored(&self, entries: &[Entry<Stored>], store: &Store) {
+        let put_at = entries.iter().find_map(|entry| match entry.durable {
+            Stored::Yes { put_at, .. } if put_at > Position(0) => Some(put_at),
+            Stored::Yes { .. } | Stored::No => None,
+        });
+        if let Some(put_at) = put_at {
+            let age = store.appender().age(put_at);
+            self.pace.acknowledged(age);
+        }
+        self.delete_stored(entries, store);
     }
 
     /// Strikes entries from the store, or from the inbox if they have not got further.

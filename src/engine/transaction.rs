@@ -155,9 +155,10 @@ impl Client {
                 // before this one.
                 let bytes = entry.message.size_bytes();
                 appender.delete(queue.id, entry.seq, bytes, shared.as_ref(), Position(0));
-                last = last.max(appender.tail());
+                last = appender.tail();
             }
         }
-        last
+        // What is acknowledged in a transaction is as durable as what is published.
+        if last > Position(0) { appender.await_all() } else { last }
     }
 }

@@ -228,7 +228,7 @@ pub trait Broker {
     fn open(&mut self, user: &[u8], vhost: &[u8]) -> Result<(), Fault>;
     /// Whether the user may name another one in the property `user_id`.
     fn may_impersonate(&self) -> bool;
-    /// How far the commit order is durable.
+    /// Up to which place promises may be made: nothing up to there waits to be written any more.
     fn durable(&self) -> Barrier;
     /// Whether the store has failed, so that no barrier will ever be reached.
     fn has_failed(&self) -> bool;

@@ -97,6 +97,11 @@ impl SharedBody {
         Ok(())
     }
 
+    /// Nobody will write it.
+    pub(super) fn drop_ready(&self) {
+        self.take_ready();
+    }
+
     /// What was sealed in advance and is not taken yet.
     fn take_ready(&self) -> Option<Arc<SealedBody>> {
         self.ready.as_ref().and_then(|ready| ready.swap(None))

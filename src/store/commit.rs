@@ -1,8 +1,12 @@
-//! The inbox: the only door into the store. Appending takes a leaf lock, moves pointers, and never waits
-//! for the disk; the committer (committer.rs) empties it in batches.
+//! The inbox behind the only door into the store (appender.rs). Appending takes a leaf lock, moves pointers, and never
+//! waits for the disk; the committer (committer.rs) empties it in batches.
 //!
 //! A place in the commit order is `base + index + 1`, so that striking out what was put and is not yet taken
-//! is one array access. What one [`Appender`] appends is committed in one batch, or not at all.
+//! is one array access. What one [`Appender`] (appender.rs) appends is committed in one batch, or not at all.
+//!
+//! A promise made at a place (a confirm, a declare-ok) is kept once nothing up to there has to be written any more:
+//! what is struck out is as good as written, and nobody waits for an acknowledgement. So messages whose consumers
+//! are quick are confirmed without a commit, if the committer leaves them that little time ([`super::Appender::may_wait`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,18 +16,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use smallvec::SmallVec;
 
-use super::body::SharedBody;
+use super::appender::Appender;
+use super::due::Dues;
 use super::error::CommitFailure;
-use super::key_admin::KeyRequest;
 use super::key_duty::Epoch;
-use super::layout::RowKind;
-use super::op::{Op, Put};
-use super::record::{DeliveryCount, EntryMeta};
-use crate::broker::id::{QueueId, RowId, Seq};
-use crate::broker::letters::Died;
-use crate::broker::message::Message;
+use super::op::Op;
+use crate::broker::id::{QueueId, Seq};
 use crate::limits::{COMMIT_ACK_LINGER_MS, COMMIT_BYTES_MAX, COMMIT_MESSAGES_MAX, COMMIT_SLOTS_MAX};
 use crate::seal::record::Key;
 
@@ -36,32 +35,44 @@ impl Position {
     pub const NEVER: Position = Position(u64::MAX);
 }
 
-struct Slot {
-    op: Op,
+pub(super) struct Slot {
+    pub(super) op: Op,
     /// The last of its appender's; a batch ends only here.
-    ends: bool,
+    pub(super) ends: bool,
+    /// What is promised from here on waits for it.
+    pub(super) is_awaited: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Committer {
-    Awake,
+pub(super) enum Committer {
+    /// Has a batch.
+    Writes,
+    /// Is about to look.
+    Comes,
     /// Waits for anything.
     Idle,
-    /// Has acknowledgements and waits for company.
-    Lingers,
+    /// Looks by itself then.
+    Dozes(Instant),
 }
 
-struct Inbox {
+/// What waits for the committer.
+pub(super) struct Inbox {
     /// Places given out before `slots[0]`.
-    base: u64,
-    slots: VecDeque<Slot>,
-    wakers: VecDeque<(u64, Waker)>,
-    delivered: DeliveryMarks,
+    pub(super) base: u64,
+    pub(super) slots: VecDeque<Slot>,
+    /// Promises up to this place are kept; never behind what is durable.
+    pub(super) kept: u64,
+    /// Who waits for what is durable.
+    pub(super) wakers: VecDeque<(u64, Waker)>,
+    /// Who waits for a promise.
+    pub(super) promised: VecDeque<(u64, Waker)>,
+    pub(super) dues: Dues,
+    pub(super) delivered: DeliveryMarks,
     /// Something waits for a commit that is not to linger.
-    urgent: bool,
+    pub(super) urgent: bool,
     /// Nothing is accepted any more.
-    closed: bool,
-    committer: Committer,
+    pub(super) closed: bool,
+    pub(super) committer: Committer,
 }
 
 /// How far each queue was delivered.
@@ -70,8 +81,10 @@ pub(super) type DeliveryMarks = HashMap<QueueId, Seq, foldhash::fast::RandomStat
 /// What the store's users and the committer share.
 pub(super) struct Core {
     inbox: Mutex<Inbox>,
-    work: Condvar,
+    pub(super) work: Condvar,
     durable: AtomicU64,
+    /// The inbox's `kept`, to be read without its lock.
+    kept: AtomicU64,
     backlog_bytes: AtomicUsize,
     failure: OnceLock<CommitFailure>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -118,16 +131,20 @@ impl Core {
         let inbox = Inbox {
             base: 0,
             slots: VecDeque::new(),
+            kept: 0,
             wakers: VecDeque::new(),
+            promised: VecDeque::new(),
+            dues: Dues::default(),
             delivered: DeliveryMarks::default(),
             urgent: false,
             closed: false,
-            committer: Committer::Awake,
+            committer: Committer::Comes,
         };
         Core {
             inbox: Mutex::new(inbox),
             work: Condvar::new(),
             durable: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             backlog_bytes: AtomicUsize::new(0),
             failure: OnceLock::new(),
             thread: Mutex::new(None),
@@ -146,16 +163,15 @@ impl Core {
     }
 
     pub(super) fn appender(&self) -> Appender<'_> {
-        let inbox = self.lock();
-        Appender {
-            inbox,
-            core: self,
-            after: AfterUnlock { core: self, notify: false, wakers: SmallVec::new() },
-        }
+        Appender::new(self, self.lock())
     }
 
     pub(super) fn durable(&self) -> Position {
         Position(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(super) fn kept(&self) -> Position {
+        Position(self.kept.load(Ordering::Acquire))
     }
 
     /// Keys that were removed since the store was opened, and are known to be on the disk.
@@ -188,32 +204,33 @@ impl Core {
         idle: Option<Duration>,
     ) -> Taken {
         let mut inbox = self.lock();
-        let (mut linger_until, mut is_over) = (None, more);
-        loop {
-            if inbox.slots.is_empty() {
-                if inbox.closed || is_over {
+        let (mut linger_until, mut idle_until) = (None, None);
+        while !inbox.must_commit_now() {
+            let now = Instant::now();
+            let until = if inbox.slots.is_empty() {
+                let given = idle.and_then(|idle| now.checked_add(idle));
+                let idle_until = *idle_until.get_or_insert(given);
+                if more || idle_until.is_some_and(|until| until <= now) {
                     break;
                 }
-                inbox.committer = Committer::Idle;
-                let woken = self.work.wait_timeout(inbox, idle.unwrap_or(Duration::MAX));
-                let (held, waited) = woken.unwrap_or_else(PoisonError::into_inner);
-                (inbox, is_over) = (held, waited.timed_out());
+                // While promises are kept without commits, being woken for each costs more than looking often.
+                let quiet_until = inbox.dues.quiet_until(now);
+                inbox.committer = quiet_until.map_or(Committer::Idle, Committer::Dozes);
+                quiet_until.into_iter().chain(idle_until).min()
             } else {
-                if inbox.must_commit_now() {
+                let lingers = Duration::from_millis(COMMIT_ACK_LINGER_MS);
+                let acks_until = *linger_until.get_or_insert_with(|| now + lingers);
+                let until = inbox.dues.first_after(inbox.kept).map_or(acks_until, |due| due.min(acks_until));
+                if until <= now {
                     break;
                 }
-                let now = Instant::now();
-                let until =
-                    *linger_until.get_or_insert_with(|| now + Duration::from_millis(COMMIT_ACK_LINGER_MS));
-                let Some(rest) = until.checked_duration_since(now).filter(|rest| !rest.is_zero()) else {
-                    break;
-                };
-                inbox.committer = Committer::Lingers;
-                let woken = self.work.wait_timeout(inbox, rest);
-                inbox = woken.unwrap_or_else(PoisonError::into_inner).0;
-            }
+                inbox.committer = Committer::Dozes(until);
+                Some(until)
+            };
+            let rest = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+            inbox = self.work.wait_timeout(inbox, rest).unwrap_or_else(PoisonError::into_inner).0;
         }
-        inbox.committer = Committer::Awake;
+        inbox.committer = Committer::Writes;
         let ended = inbox.closed && inbox.slots.is_empty();
         inbox.take_batch(ops);
         std::mem::swap(&mut inbox.delivered, delivered);
@@ -224,9 +241,11 @@ impl Core {
     pub(super) fn advance(&self, upto: u64, woken: &mut Vec<Waker>) {
         self.durable.store(upto, Ordering::Release);
         let mut inbox = self.lock();
-        while inbox.wakers.front().is_some_and(|(place, _)| *place <= upto) {
-            woken.extend(inbox.wakers.pop_front().map(|(_, waker)| waker));
-        }
+        let now = Instant::now();
+        let kept = inbox.kept;
+        inbox.dues.committed(kept, upto, now);
+        inbox.committer = Committer::Comes;
+        inbox.keep_promises(self, |waker| woken.push(waker));
         drop(inbox);
         woken.drain(..).for_each(Waker::wake);
     }
@@ -238,11 +257,14 @@ impl Core {
         let _ = self.failure.set(failure);
         let mut inbox = self.lock();
         inbox.closed = true;
+        // For good: no promise is kept any more.
+        inbox.committer = Committer::Writes;
         inbox.base += inbox.slots.len() as u64;
         let (slots, wakers) = (std::mem::take(&mut inbox.slots), std::mem::take(&mut inbox.wakers));
+        let promised = std::mem::take(&mut inbox.promised);
         drop(inbox);
         drop(slots);
-        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        wakers.into_iter().chain(promised).for_each(|(_, waker)| waker.wake());
     }
 
     /// Accepts nothing more, and lets the committer finish.
@@ -266,13 +288,13 @@ impl Core {
 }
 
 impl Inbox {
-    fn must_commit_now(&self) -> bool {
-        self.urgent || self.closed || self.slots.len() >= COMMIT_MESSAGES_MAX
+    pub(super) fn must_commit_now(&self) -> bool {
+        self.urgent || self.closed || self.slots.len() >= COMMIT_SLOTS_MAX
     }
 
     fn take_batch(&mut self, ops: &mut Vec<Op>) {
         let (mut bytes, mut passed, mut messages) = (0, 0, 0);
-        while let Some(Slot { op, ends }) = self.slots.pop_front() {
+        while let Some(Slot { op, ends, .. }) = self.slots.pop_front() {
             passed += 1;
             bytes += op.batch_bytes();
             messages += usize::from(matches!(op, Op::Put(_)));
@@ -289,196 +311,30 @@ impl Inbox {
         // What is left was kept waiting by this batch already.
         self.urgent = !self.slots.is_empty();
     }
-}
 
-/// Appends to the commit order while it holds the inbox. It is a leaf lock: take no other lock, wait for
-/// nothing and keep it short. What it appended goes into one batch; dropping it wakes the committer.
-pub struct Appender<'a> {
-    // Dropped in this order: the lock is released before anybody is woken.
-    inbox: MutexGuard<'a, Inbox>,
-    core: &'a Core,
-    after: AfterUnlock<'a>,
-}
-
-struct AfterUnlock<'a> {
-    core: &'a Core,
-    notify: bool,
-    wakers: SmallVec<[Waker; 1]>,
-}
-
-impl Drop for AfterUnlock<'_> {
-    fn drop(&mut self) {
-        if self.notify {
-            self.core.work.notify_one();
+    /// Passes over what nobody waits for, as far as the committer has not taken it, and gives the wakers of those whose
+    /// promises are kept by that.
+    pub(super) fn keep_promises(&mut self, core: &Core, mut woken: impl FnMut(Waker)) {
+        // What it writes is not to be overtaken.
+        if self.committer == Committer::Writes {
+            return;
         }
-        self.wakers.drain(..).for_each(Waker::wake);
-    }
-}
-
-impl Drop for Appender<'_> {
-    fn drop(&mut self) {
-        let inbox = &mut *self.inbox;
-        if let Some(last) = inbox.slots.back_mut() {
-            last.ends = true;
+        while let Some(Slot { op: Op::Nothing, is_awaited: false, .. }) = self.slots.front() {
+            self.slots.pop_front();
+            self.base += 1;
         }
-        self.after.notify = !inbox.slots.is_empty()
-            && match inbox.committer {
-                Committer::Awake => false,
-                Committer::Idle => true,
-                Committer::Lingers => inbox.must_commit_now(),
-            };
-    }
-}
-
-impl Appender<'_> {
-    fn push(&mut self, op: Op, urgent: bool) -> Position {
-        if self.inbox.closed {
-            return Position::NEVER;
+        // An awaited one at the front was urgent; with nothing left, nothing is.
+        self.urgent &= !self.slots.is_empty();
+        self.kept = self.kept.max(self.base);
+        let passed = (self.kept - self.base) as usize;
+        self.kept += self.slots.iter().skip(passed).take_while(|slot| !slot.is_awaited).count() as u64;
+        core.durable.store(self.base, Ordering::Release);
+        core.kept.store(self.kept, Ordering::Release);
+        while self.wakers.front().is_some_and(|(place, _)| *place <= self.base) {
+            self.wakers.pop_front().map(|(_, waker)| waker).into_iter().for_each(&mut woken);
         }
-        self.core.charge(op.charge());
-        self.inbox.urgent |= urgent;
-        self.inbox.slots.push_back(Slot { op, ends: false });
-        self.tail()
-    }
-
-    /// Puts an entry into a durable queue. Without `shared` the message is stored in the entry itself.
-    /// Within one queue `seq` must be new; it must not have been deleted before either.
-    pub fn put(
-        &mut self,
-        queue: QueueId,
-        seq: Seq,
-        message: &Message,
-        shared: Option<&Arc<SharedBody>>,
-        meta: EntryMeta,
-    ) -> Position {
-        let (message, shared) = (message.clone(), shared.cloned());
-        self.push(Op::Put(Put { queue, seq, message, shared, meta }), true)
-    }
-
-    /// Removes an entry: strikes its put out when that is not yet taken by the committer, else appends the
-    /// removal. `put_at` is what [`Appender::put`] returned; `Position(0)` for an entry that was read back, and for
-    /// one whose put is to be written all the same. `bytes` is the size of its message.
-    pub fn delete(
-        &mut self,
-        queue: QueueId,
-        seq: Seq,
-        bytes: usize,
-        shared: Option<&Arc<SharedBody>>,
-        put_at: Position,
-    ) {
-        if !self.strike_out(queue, seq, put_at) {
-            self.push(Op::Delete { queue, seq, bytes: bytes as u32, shared: shared.cloned() }, false);
-        }
-    }
-
-    fn strike_out(&mut self, queue: QueueId, seq: Seq, put_at: Position) -> bool {
-        let index = put_at.0.checked_sub(self.inbox.base + 1).and_then(|index| usize::try_from(index).ok());
-        let Some(slot) = index.and_then(|index| self.inbox.slots.get_mut(index)) else { return false };
-        let before = slot.op.charge();
-        let left = match &mut slot.op {
-            Op::Put(put) if (put.queue, put.seq) == (queue, seq) => {
-                put.shared.take().map_or(Op::Nothing, Op::Settle)
-            }
-            _ => return false,
-        };
-        // Nothing is passed over by the committer, so its whole charge ends here.
-        let after = if matches!(left, Op::Nothing) { 0 } else { left.charge() };
-        slot.op = left;
-        self.core.discharge(before - after);
-        self.core.counters.elided.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-
-    /// One of the entries promised to [`super::Store::shared_body`] will never be put.
-    pub fn release(&mut self, shared: &Arc<SharedBody>) {
-        self.push(Op::Settle(Arc::clone(shared)), false);
-    }
-
-    /// Remembers how often an entry came back, in the place of an earlier count; it goes with the entry.
-    /// To be told before anybody can take the entry again. No confirm waits for it.
-    pub fn count_deliveries(&mut self, queue: QueueId, seq: Seq, count: u32) {
-        self.push(Op::Count(DeliveryCount { queue, seq, count, died: None }), false);
-    }
-
-    /// Remembers that an entry is a dead letter now, which its queue keeps; in the place of its count, and
-    /// with it. No confirm waits for it.
-    pub fn mark_dead(&mut self, queue: QueueId, seq: Seq, count: u32, died: Died) {
-        self.push(Op::Count(DeliveryCount { queue, seq, count, died: Some(died) }), false);
-    }
-
-    /// Writes a row, new or in the place of an older one.
-    pub fn put_row(&mut self, kind: RowKind, id: RowId, text: Vec<u8>) -> Position {
-        self.push(Op::PutRow { kind, id, text }, true)
-    }
-
-    /// Removes a row.
-    pub fn delete_row(&mut self, kind: RowKind, id: RowId) -> Position {
-        self.push(Op::DeleteRow { kind, id }, true)
-    }
-
-    /// Remembers how far a queue was delivered. Costs no write; what is remembered is lost in a crash unless
-    /// a later commit touched the queue.
-    pub fn delivered_up_to(&mut self, queue: QueueId, seq: Seq) {
-        if !self.inbox.closed {
-            let mark = self.inbox.delivered.entry(queue).or_default();
-            *mark = seq.max(*mark);
-        }
-    }
-
-    /// Removes all entries of a queue between two places, `bytes` of messages, none of which anybody holds: what is
-    /// in the store only is purged so. Durable, at the place returned, is that they will not come back; they are
-    /// cleared away in the background.
-    pub fn purge_range(&mut self, queue: QueueId, first: Seq, last: Seq, bytes: u64) -> Position {
-        self.push(Op::PurgeRange { queue, first, last, bytes }, true)
-    }
-
-    /// Removes a queue's entries, those in quarantine too, and its counts. `entries` are all that the engine
-    /// holds ready; the queue's row is deleted apart from this. Durable, at the place returned, is that the
-    /// entries will not come back; they are cleared away in the background.
-    pub fn drop_queue(
-        &mut self,
-        queue: QueueId,
-        entries: Vec<(Seq, Option<Arc<SharedBody>>, Position)>,
-    ) -> Position {
-        let mut bodies = Vec::new();
-        for (seq, shared, put_at) in entries {
-            if !self.strike_out(queue, seq, put_at) {
-                bodies.extend(shared.map(|shared| (seq, shared)));
-            }
-        }
-        self.inbox.delivered.remove(&queue);
-        self.push(Op::DropQueue { queue, bodies }, true)
-    }
-
-    /// Gives a queue a key of its own, under which all that is put later is sealed; with `anew` it replaces the one
-    /// that the queue has. A body apart must be one of [`super::Store::own_body`].
-    pub fn own_key(&mut self, queue: QueueId, anew: bool) -> Position {
-        self.push(Op::OwnKey { queue, anew }, true)
-    }
-
-    /// Asks for something to be done with the keyring, after all that was appended before.
-    pub(super) fn keys(&mut self, request: Arc<KeyRequest>) -> Position {
-        self.push(Op::Keys(request), true)
-    }
-
-    /// Commits even though nothing has changed.
-    pub(super) fn touch(&mut self) -> Position {
-        self.push(Op::Touch, true)
-    }
-
-    /// The place of the last change that the store has accepted.
-    pub fn tail(&self) -> Position {
-        Position(self.inbox.base + self.inbox.slots.len() as u64)
-    }
-
-    /// Wakes `waker` once, when everything appended so far is durable, or when the store has failed.
-    pub fn wake(&mut self, waker: Waker) {
-        let tail = self.tail();
-        if self.core.failure().is_some() || self.core.durable() >= tail {
-            self.after.wakers.push(waker);
-        } else {
-            self.inbox.urgent |= !self.inbox.slots.is_empty();
-            self.inbox.wakers.push_back((tail.0, waker));
+        while self.promised.front().is_some_and(|(place, _)| *place <= self.kept) {
+            self.promised.pop_front().map(|(_, waker)| waker).into_iter().for_each(&mut woken);
         }
     }
 }

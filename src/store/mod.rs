@@ -19,6 +19,7 @@
 //! | `spill/` | transient messages for which there was no room in memory, under a key that is nowhere; empty at each start |
 
 mod anchor;
+mod appender;
 mod audit;
 mod audit_records;
 mod backup;
@@ -27,6 +28,7 @@ mod body;
 mod commit;
 mod committer;
 mod descriptor;
+mod due;
 mod erase;
 mod error;
 mod fault;
@@ -68,10 +70,11 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 pub use crate::seal::padding::Padding;
+pub use appender::Appender;
 pub use audit::{Audit, AuditCounts, AuditOptions, AuditedKeyring, CommitFacts, Progress, QueueFacts, audit};
 pub use backup::{BACKUP_FILE, Backup};
 pub use body::SharedBody;
-pub use commit::{Appender, Position};
+pub use commit::Position;
 pub use descriptor::{DESCRIPTOR_FILE, Mode};
 pub use error::{CommitFailure, QueueFault, SlotRefusal, StoreError};
 pub use fault::Fault;
@@ -197,6 +200,12 @@ impl Store {
     /// Everything up to here is on the disk.
     pub fn durable(&self) -> Position {
         self.core.durable()
+    }
+
+    /// Nothing up to here waits to be written any more: it is on the disk, or it was acknowledged before, or it is an
+    /// acknowledgement itself, which may be lost in a crash. Promises (confirms) go by this place.
+    pub fn kept(&self) -> Position {
+        self.core.kept()
     }
 
     /// Why the store has stopped, if it has.

@@ -129,8 +129,7 @@ fn a_queue_that_goes_before_the_commit_leaves_nothing_behind() {
     assert_eq!(outcomes, [Outcome::Refused], "the client hears that a part is missing");
     a.wait_for(barrier);
     assert_eq!(a.take_all("stays").len(), 1);
-    let touched = house.store.appender().tail();
-    a.wait_for(a.client.barrier(touched));
+    house.store.appender().wake(Waker::from(a.outbox.clone()));
     a.wait_until("the backlog", |_| house.store.backlog_bytes() == 0);
 }
 
@@ -183,4 +182,34 @@ fn all_that_one_call_gives_up_is_dead_lettered_when_it_returns() {
     let (queue, _) = taken[0].clone();
     a.client.reject(&queue, None, taken.into_iter().map(|(_, entry)| entry).collect());
     assert_eq!(house.queue("dead").unwrap().counts().ready, count);
+}
+
+/// Confirms need not wait for a commit any more. Who acknowledges and then publishes is still told by the confirm that
+/// both are safe, even if what it published was consumed at once.
+#[test]
+fn a_confirm_tells_that_what_was_acknowledged_before_is_safe() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let mut a = house.client();
+    a.declare("in", DURABLE);
+    a.declare("out", DURABLE);
+    let mut b = house.client();
+    let (out, id, _) = b.consume("out", false);
+    for round in 0..50 {
+        let last = a.put("in", "x", true);
+        a.wait_for(last);
+        let (queue, entry) = a.get("in").unwrap();
+        a.client.settle(&queue, None, &mut vec![entry]);
+        let acknowledged = house.store.appender().tail();
+        // As if it had always been so quick.
+        out.pace.acknowledged(Some(Duration::from_micros(1)));
+        let confirm = a.put("out", "y", true);
+        for waiting in b.drain().0 {
+            let Waiting::Delivery(_, entry) = waiting else { continue };
+            b.client.settle(&out, Some(id), &mut vec![entry]);
+        }
+        a.wait_for(confirm);
+        assert!(house.store.durable() >= acknowledged, "round {round}");
+    }
+    assert!(house.store.stats().elided > 0, "no commit was needed for what went on");
 }

@@ -1,6 +1,6 @@
 //! Kill -9 at random moments, in a child process, against a model of what it was told to be durable.
 //!
-//! The child writes to its standard output: `+ queue seq` when a put is durable, `? queue seq` before it
+//! The child writes to its standard output: `+ queue seq` when a put is promised to be kept, `? queue seq` before it
 //! deletes, `- queue seq` when the deletion is durable. What it could not tell any more may be either way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,7 +29,7 @@ fn say(lines: &[String]) {
 fn child() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let (store, recovered) = open(Path::new(&dir));
-    let (mut waiting, mut live) = (VecDeque::new(), VecDeque::new());
+    let (mut promised, mut waiting, mut live) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     let mut next = 1;
     for queue in &recovered.queues {
         next = next.max(queue.next_seq.0);
@@ -54,9 +54,12 @@ fn child() {
             let shared = (queues.len() > 1 || text.size_bytes() > 4096)
                 .then(|| store.shared_body(&text, queues.len() as u32));
             let mut appender = store.appender();
+            if random.is_multiple_of(7) {
+                appender.may_wait(Duration::from_millis(3));
+            }
             for queue in queues {
                 let place = appender.put(queue, Seq(next), &text, shared.as_ref(), meta(next));
-                waiting.push_back((place, format!("+ {} {next}", queue.0)));
+                promised.push_back((place, format!("+ {} {next}", queue.0)));
                 live.push_back((queue, Seq(next), shared.clone(), place));
             }
             next += 1;
@@ -66,9 +69,10 @@ fn child() {
             wait(&store, tail);
         }
         assert_eq!(store.failure(), None);
-        let durable = store.durable();
-        let told = waiting.iter().take_while(|(place, _)| *place <= durable).count();
-        say(&waiting.drain(..told).map(|(_, line)| line).collect::<Vec<_>>());
+        for (lines, upto) in [(&mut promised, store.kept()), (&mut waiting, store.durable())] {
+            let told = lines.iter().take_while(|(place, _)| *place <= upto).count();
+            say(&lines.drain(..told).map(|(_, line)| line).collect::<Vec<_>>());
+        }
     }
 }
 

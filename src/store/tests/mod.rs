@@ -14,6 +14,7 @@ mod memory;
 mod padding;
 mod paging;
 mod parts;
+mod promises;
 mod replay;
 mod reseal;
 mod shred;

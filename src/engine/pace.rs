@@ -1,0 +1,65 @@
+//! How soon the consumers of a queue acknowledge what is put into it, which decides whether a commit waits for that.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::limits::{COMMIT_PATIENCE_MS_MIN, PUT_AGE_MS_MAX};
+
+/// One queue's; no lock, and a lost update does no harm.
+#[derive(Default)]
+pub(super) struct Pace {
+    /// In microseconds: about one of forty acknowledgements takes longer. 0 is not known.
+    most_us: AtomicU32,
+}
+
+impl Pace {
+    /// What was put so long ago has been acknowledged; `None` is long ago.
+    pub(super) fn acknowledged(&self, age: Option<Duration>) {
+        let longest = Duration::from_millis(PUT_AGE_MS_MAX);
+        let age_us = age.unwrap_or(longest).min(longest).as_micros() as u32;
+        let before = self.most_us.load(Relaxed);
+        let after = match before {
+            0 => age_us,
+            most if age_us > most => most + (age_us - most).div_ceil(2),
+            most => most - (most - age_us) / 64,
+        };
+        self.most_us.store(after.max(1), Relaxed);
+    }
+
+    /// How long a put may wait for its acknowledgement, if that is likely to come about as soon as a commit, which has
+    /// taken `commit_delay` of late.
+    pub(super) fn patience(&self, commit_delay: Duration) -> Option<Duration> {
+        let most = Duration::from_micros(self.most_us.load(Relaxed).into());
+        let worth = commit_delay.max(Duration::from_millis(COMMIT_PATIENCE_MS_MIN));
+        (!most.is_zero() && most <= worth).then(|| most + most / 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn nobody_waits_for_consumers_that_are_slow_or_unknown() {
+        let pace = Pace::default();
+        assert_eq!(pace.patience(MS), None);
+        pace.acknowledged(Some(MS / 2));
+        assert_eq!(pace.patience(Duration::ZERO), Some(MS / 2 + MS / 8));
+        pace.acknowledged(None);
+        assert_eq!(pace.patience(MS), None);
+        assert!(pace.patience(60 * MS).is_some(), "a commit takes as long");
+    }
+
+    #[test]
+    fn it_is_the_slowest_acknowledgements_that_count() {
+        let pace = Pace::default();
+        for round in 0..1000 {
+            pace.acknowledged(Some(if round % 10 == 0 { 4 * MS } else { MS / 4 }));
+        }
+        assert!(pace.patience(2 * MS).is_none() && pace.patience(4 * MS).is_some());
+        (0..1000).for_each(|_| pace.acknowledged(Some(MS / 4)));
+        assert!(pace.patience(MS).is_some_and(|patience| patience < MS));
+    }
+}

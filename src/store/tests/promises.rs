@@ -1,0 +1,145 @@
+//! When a promise is kept: by a commit, or by an acknowledgement that comes before it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(600);
+
+struct Count(AtomicUsize);
+
+impl std::task::Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn put(store: &Store, seq: u64, patience: Option<Duration>) -> Position {
+    let mut appender = store.appender();
+    patience.into_iter().for_each(|patience| appender.may_wait(patience));
+    appender.put(QUEUE, Seq(seq), &message("x"), None, meta(seq))
+}
+
+fn delete(store: &Store, seq: u64, put_at: Position) {
+    store.appender().delete(QUEUE, Seq(seq), 0, None, put_at);
+}
+
+#[test]
+fn what_is_acknowledged_in_time_needs_no_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.probe().unwrap();
+    let (before, count) = (store.stats().commits, Arc::new(Count(AtomicUsize::new(0))));
+    let places = [1, 2, 3].map(|seq| put(&store, seq, Some(LONG)));
+    store.appender().wake_when_kept(Waker::from(Arc::clone(&count)));
+    delete(&store, 2, places[1]);
+    delete(&store, 1, places[0]);
+    assert_eq!((store.kept(), count.0.load(Ordering::SeqCst)), (places[1], 0), "the third is still to come");
+    delete(&store, 3, places[2]);
+    assert_eq!((store.kept(), store.durable()), (places[2], places[2]));
+    assert_eq!((count.0.load(Ordering::SeqCst), store.stats().commits), (1, before));
+    assert_eq!(store.backlog_bytes(), 0);
+    store.appender().wake_when_kept(Waker::from(Arc::clone(&count)));
+    assert_eq!(count.0.load(Ordering::SeqCst), 2, "at once");
+}
+
+#[test]
+fn what_is_not_acknowledged_in_time_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let first = put(&store, 1, Some(Duration::from_millis(20)));
+    let second = put(&store, 2, Some(LONG));
+    delete(&store, 2, second);
+    while store.durable() < first {
+        std::thread::yield_now();
+    }
+    let (store, recovered) = reopen(store);
+    assert_eq!(seqs(&store, &recovered, QUEUE), [1]);
+}
+
+#[test]
+fn nobody_else_waits_with_the_patient() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    put(&store, 1, Some(LONG));
+    let place = put(&store, 2, None);
+    wait(&store, place);
+    let place = put(&store, 3, Some(LONG));
+    let mut appender = store.appender();
+    appender.hurry();
+    drop(appender);
+    while store.durable() < place {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_acknowledgement_that_is_still_to_be_written_holds_up_only_who_asks_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let mut overtaken = 0;
+    // The committer may write the acknowledgement at any moment.
+    for round in 0..50 {
+        let at = 4 * round;
+        let first = put_range(&store, QUEUE, at + 1..=at + 2);
+        wait(&store, first);
+        delete(&store, at + 1, first);
+        let place = put(&store, at + 3, Some(LONG));
+        delete(&store, at + 3, place);
+        overtaken += u64::from(store.kept() >= place && store.durable() < place);
+        delete(&store, at + 2, first);
+        let all = store.appender().await_all();
+        let place = put(&store, at + 4, Some(LONG));
+        delete(&store, at + 4, place);
+        while store.kept() < place {
+            std::thread::yield_now();
+        }
+        assert!(store.durable() >= all, "round {round}");
+    }
+    assert!(overtaken > 0);
+}
+
+#[test]
+fn a_body_apart_that_is_acknowledged_in_time_is_no_part_of_the_backlog() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.probe().unwrap();
+    let text = message(&"long ".repeat(100_000));
+    let shared = store.shared_body(&text, 1);
+    let mut appender = store.appender();
+    appender.may_wait(LONG);
+    let place = appender.put(QUEUE, Seq(1), &text, Some(&shared), meta(1));
+    drop(appender);
+    assert!(store.backlog_bytes() > text.size_bytes());
+    store.appender().delete(QUEUE, Seq(1), 0, Some(&shared), place);
+    assert_eq!((store.backlog_bytes(), store.kept()), (0, place));
+}
+
+#[test]
+fn a_store_that_has_failed_keeps_no_promise() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let place = put_range(&store, QUEUE, 1..=1);
+    wait(&store, place);
+    let patient = put(&store, 2, Some(LONG));
+    // The same place twice would break what SingleDelete relies on.
+    put(&store, 1, None);
+    while store.failure().is_none() {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    delete(&store, 2, patient);
+    assert!(store.kept() < patient);
+    assert_eq!(put(&store, 3, Some(LONG)), Position::NEVER);
+}
+
+#[test]
+fn it_is_known_how_long_ago_something_was_put() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let before = Instant::now();
+    let place = put(&store, 1, Some(LONG));
+    let age = store.appender().age(place).unwrap();
+    assert!(age <= before.elapsed());
+    assert_eq!(store.appender().age(Position(place.0 + 1)), None);
+}
