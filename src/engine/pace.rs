@@ -27,10 +27,10 @@ impl Pace {
     }
 
     /// How long a put may wait for its acknowledgement, if that is likely to come about as soon as a commit, which has
-    /// taken `commit_delay` of late.
+    /// taken `commit_delay` of late: half of the slowest is about what most take.
     pub(super) fn patience(&self, commit_delay: Duration) -> Option<Duration> {
         let most = Duration::from_micros(self.most_us.load(Relaxed).into());
-        let worth = commit_delay.max(Duration::from_millis(COMMIT_PATIENCE_MS_MIN));
+        let worth = (2 * commit_delay).max(Duration::from_millis(COMMIT_PATIENCE_MS_MIN));
         (!most.is_zero() && most <= worth).then(|| most + most / 4)
     }
 }
@@ -49,7 +49,7 @@ mod tests {
         assert_eq!(pace.patience(Duration::ZERO), Some(MS / 2 + MS / 8));
         pace.acknowledged(None);
         assert_eq!(pace.patience(MS), None);
-        assert!(pace.patience(60 * MS).is_some(), "a commit takes as long");
+        assert!(pace.patience(30 * MS).is_some(), "a commit takes as long");
     }
 
     #[test]
@@ -58,7 +58,7 @@ mod tests {
         for round in 0..1000 {
             pace.acknowledged(Some(if round % 10 == 0 { 4 * MS } else { MS / 4 }));
         }
-        assert!(pace.patience(2 * MS).is_none() && pace.patience(4 * MS).is_some());
+        assert!(pace.patience(MS).is_none() && pace.patience(2 * MS).is_some());
         (0..1000).for_each(|_| pace.acknowledged(Some(MS / 4)));
         assert!(pace.patience(MS).is_some_and(|patience| patience < MS));
     }

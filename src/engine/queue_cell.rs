@@ -14,7 +14,7 @@ use crate::broker::name::Name;
 use crate::broker::queue::{Counts, Entry, Queue};
 use crate::broker::queue_type::QueueType;
 use crate::limits::{INLINE_BODY_BYTES_MAX, PURGE_KEYS_MAX};
-use crate::store::{Position, SharedBody, Store};
+use crate::store::{Appender, Position, SharedBody, Store};
 
 use super::burial::Graves;
 use super::engine_core::now_ms;
@@ -233,24 +233,26 @@ impl QueueCell {
         }
     }
 
-    /// As [`QueueCell::delete_stored`], for entries that a consumer has acknowledged.
-    pub(super) fn acknowledge_stored(&self, entries: &[Entry<Stored>], store: &Store) {
-        let put_at = entries.iter().find_map(|entry| match entry.durable {
-            Stored::Yes { put_at, .. } if put_at > Position(0) => Some(put_at),
-            Stored::Yes { .. } | Stored::No => None,
-        });
-        if let Some(put_at) = put_at {
-            let age = store.appender().age(put_at);
-            self.pace.acknowledged(age);
-        }
-        self.delete_stored(entries, store);
-    }
-
     /// Strikes entries from the store, or from the inbox if they have not got further.
     pub(super) fn delete_stored<'e>(
         &self,
         entries: impl IntoIterator<Item = &'e Entry<Stored>>,
         store: &Store,
+    ) {
+        self.strike(entries, store, |_, _| ());
+    }
+
+    /// The same for entries that a consumer has acknowledged: it is noted how soon.
+    pub(super) fn acknowledge_stored(&self, entries: &[Entry<Stored>], store: &Store) {
+        self.strike(entries, store, |appender, put_at| self.pace.acknowledged(appender.age(put_at)));
+    }
+
+    /// `look` gets the first of each batch of entries.
+    fn strike<'e>(
+        &self,
+        entries: impl IntoIterator<Item = &'e Entry<Stored>>,
+        store: &Store,
+        look: impl Fn(&mut Appender<'_>, Position),
     ) {
         let mut stored = entries.into_iter().filter_map(|entry| match &entry.durable {
             Stored::Yes { put_at, shared } => {
@@ -263,6 +265,10 @@ impl QueueCell {
         while let Some(first) = next {
             let mut appender = store.appender();
             let mut furthest = Seq(0);
+            // What was read back, or never struck out, has no time.
+            if first.3 > Position(0) {
+                look(&mut appender, first.3);
+            }
             let step = std::iter::once(first).chain(stored.by_ref().take(PURGE_KEYS_MAX - 1));
             for (seq, bytes, shared, put_at) in step {
                 appender.delete(self.id, seq, bytes, shared, put_at);

@@ -27,6 +27,8 @@ pub struct Appender<'a> {
     patience: Option<Duration>,
     /// The clock, once it was asked.
     now: Option<Instant>,
+    /// When what it has put is due.
+    due: Option<Instant>,
     /// Something was struck out, or appended that nobody waits for.
     may_keep: bool,
     after: AfterUnlock<'a>,
@@ -60,9 +62,7 @@ impl Drop for Appender<'_> {
             && match inbox.committer {
                 Committer::Writes | Committer::Comes => false,
                 Committer::Idle => true,
-                Committer::Dozes(until) => {
-                    inbox.must_commit_now() || inbox.dues.last().is_some_and(|due| due < until)
-                }
+                Committer::Dozes(until) => inbox.must_commit_now() || self.due.is_some_and(|due| due < until),
             };
     }
 }
@@ -70,7 +70,7 @@ impl Drop for Appender<'_> {
 impl<'a> Appender<'a> {
     pub(super) fn new(core: &'a Core, inbox: MutexGuard<'a, Inbox>) -> Appender<'a> {
         let after = AfterUnlock { core, notify: false, wakers: SmallVec::new() };
-        Appender { inbox, core, patience: None, now: None, may_keep: false, after }
+        Appender { inbox, core, patience: None, now: None, due: None, may_keep: false, after }
     }
 
     /// `is_awaited`: promises wait for it, and with them a commit that is not to linger.
@@ -138,7 +138,7 @@ impl<'a> Appender<'a> {
         let place = self.push(Op::Put(Put { queue, seq, message, shared, meta }), true);
         if place != Position::NEVER {
             let (now, kept) = (self.now(), self.inbox.kept);
-            self.inbox.dues.add(place.0, now, self.patience, kept);
+            self.due = Some(self.inbox.dues.add(place.0, now, self.patience, kept));
             if self.patience.is_some() {
                 self.inbox.urgent = urgent;
             }

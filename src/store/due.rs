@@ -30,8 +30,8 @@ pub(super) struct Dues {
 }
 
 impl Dues {
-    /// Something was put at `place`. Stamps of what is `kept` may be forgotten.
-    pub(super) fn add(&mut self, place: u64, now: Instant, patience: Option<Duration>, kept: u64) {
+    /// Something was put at `place`; gives when it is due. Stamps of what is `kept` may be forgotten.
+    pub(super) fn add(&mut self, place: u64, now: Instant, patience: Option<Duration>, kept: u64) -> Instant {
         let patience = patience.map(|patience| patience.max(Duration::from_millis(COMMIT_PATIENCE_MS_MIN)));
         let due = now + patience.unwrap_or_default();
         if patience.is_some() {
@@ -39,7 +39,7 @@ impl Dues {
         }
         if let Some(last) = self.stamps.back_mut().filter(|last| (last.put, last.due) == (now, due)) {
             last.place = place;
-            return;
+            return due;
         }
         self.stamps.push_back(Stamp { place, put: now, due });
         let is_old = |stamp: &Stamp| now - stamp.put > Duration::from_millis(PUT_AGE_MS_MAX);
@@ -50,16 +50,12 @@ impl Dues {
         {
             self.forgotten = self.stamps.pop_front().map_or(0, |stamp| stamp.place);
         }
+        due
     }
 
     /// When the first of what is not `kept` is due.
     pub(super) fn first_after(&self, kept: u64) -> Option<Instant> {
         self.after(kept).map(|stamp| stamp.due).min()
-    }
-
-    /// When the latest is due.
-    pub(super) fn last(&self) -> Option<Instant> {
-        self.stamps.back().map(|stamp| stamp.due)
     }
 
     /// Until when the committer may sleep and miss nothing that is to come, while much of it may wait.
@@ -112,12 +108,12 @@ mod tests {
         dues.add(1, now, Some(50 * MS), 0);
         dues.add(2, now, Some(50 * MS), 0);
         dues.add(3, now + MS, Some(5 * MS), 0);
-        dues.add(4, now + 2 * MS, Some(20 * MS), 0);
+        assert_eq!(dues.add(4, now + 2 * MS, Some(20 * MS), 0), now + 22 * MS);
         assert_eq!(dues.stamps.len(), 3, "one for each appender");
         assert_eq!(dues.first_after(0), Some(now + 6 * MS));
         assert_eq!(dues.first_after(1), Some(now + 6 * MS), "half of the first");
         assert_eq!(dues.first_after(3), Some(now + 22 * MS));
-        assert_eq!((dues.first_after(4), dues.last()), (None, Some(now + 22 * MS)));
+        assert_eq!(dues.first_after(4), None);
     }
 
     #[test]
