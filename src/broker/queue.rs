@@ -328,11 +328,6 @@ impl<D, S: Sink<D>> Queue<D, S> {
         dead.extend(over.into_iter().map(|entry| (entry, Death::Expired)));
     }
 
-    /// Whether anybody consumes.
-    pub fn has_consumers(&self) -> bool {
-        !self.round.is_empty()
-    }
-
     /// When the first head expires or the first delayed entry is due, in milliseconds since 1970.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         if !self.has_expiry {

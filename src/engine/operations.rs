@@ -145,7 +145,7 @@ impl Engine {
     ) {
         let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
-        if let Some(appender) = appender.as_mut().filter(|_| contents.has_consumers()) {
+        if let Some(appender) = appender.as_mut().filter(|_| contents.counts().consumers > 0) {
             let patience = queue.pace.patience(appender.commit_delay());
             patience.into_iter().for_each(|patience| appender.may_wait(patience));
         }
