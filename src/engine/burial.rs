@@ -202,7 +202,7 @@ impl Engine {
             shared: None,
             barrier: Position(0),
             refused: false,
-            message,
+            message: Some(message),
         };
         Addressed { incoming, targets, is_duplicate }
     }

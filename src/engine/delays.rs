@@ -9,6 +9,7 @@ use crate::broker::dedup::ExchangeRules;
 use crate::broker::delay::released;
 use crate::broker::exchange::{Exchange, ExchangeKind};
 use crate::broker::id::{QueueId, RowId, Seq};
+use crate::broker::message::Message;
 use crate::broker::name::Name;
 use crate::broker::queue::{Entry, Queue, Rules};
 use crate::broker::routing_keys::Routable;
@@ -82,9 +83,10 @@ impl Engine {
         let mut pending = Pending::new();
         for entry in &mut due {
             let Some(source) = source else { break };
-            let incoming = incoming(entry);
-            let properties = Properties::decode(incoming.message.properties()).unwrap_or_default();
-            let keys = incoming.message.routing_keys(&properties);
+            let message = released(&entry.message);
+            let properties = Properties::decode(message.properties()).unwrap_or_default();
+            let keys = message.routing_keys(&properties);
+            let incoming = incoming(entry, &message, &properties);
             // It was looked at when it came; here it would be a duplicate of itself.
             let is_own = |rules: &Arc<ExchangeRules>| {
                 source.deduplication().is_some_and(|own| Arc::ptr_eq(own, rules))
@@ -96,7 +98,7 @@ impl Engine {
                 is_duplicate: &|rules| !is_own(rules) && self.duplicates.has_seen(rules, &properties, now_ms),
             };
             let mut targets = Targets::new();
-            self.route(&topology, source, &routable, || kept(&incoming), &mut targets);
+            self.route(&topology, source, &routable, || kept(&incoming, &message), &mut targets);
             let mut incoming = [incoming];
             self.enqueue_into(&targets, &mut incoming, now_ms, &mut pending);
             // As with a dead letter: its publisher may be told a batch before what takes its place.
@@ -113,15 +115,13 @@ impl Engine {
     }
 }
 
-fn kept(incoming: &Incoming) -> Kept {
-    let Incoming { message, persistent, priority, ttl_ms, .. } = incoming;
+fn kept(incoming: &Incoming, message: &Message) -> Kept {
+    let Incoming { persistent, priority, ttl_ms, .. } = incoming;
     Kept { message: message.clone(), persistent: *persistent, priority: *priority, ttl_ms: *ttl_ms }
 }
 
 /// A delayed message on its way on: its time to live begins now.
-fn incoming(entry: &Entry<Stored>) -> Incoming {
-    let message = released(&entry.message);
-    let properties = Properties::decode(message.properties()).unwrap_or_default();
+fn incoming(entry: &Entry<Stored>, message: &Message, properties: &Properties<'_>) -> Incoming {
     Incoming {
         persistent: matches!(entry.durable, Stored::Yes { .. }) || properties.is_persistent(),
         priority: entry.priority,
@@ -130,6 +130,6 @@ fn incoming(entry: &Entry<Stored>) -> Incoming {
         shared: None,
         barrier: Position(0),
         refused: false,
-        message,
+        message: Some(message.clone()),
     }
 }

@@ -121,7 +121,7 @@ impl Engine {
                 Destination::Exchange(name) => self.beyond(topology, name, &kept.message),
             };
             let incoming = Incoming {
-                message: kept.message.clone(),
+                message: Some(kept.message.clone()),
                 persistent: kept.persistent,
                 priority: kept.priority,
                 ttl_ms: kept.ttl_ms,

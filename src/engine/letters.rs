@@ -9,6 +9,7 @@ use crate::store::Position;
 
 use super::burial::{Addressed, Pending};
 use super::engine_core::{Engine, now_ms};
+use super::operations::Takes;
 use super::queue_cell::{QueueRef, Stored};
 
 /// What has died stays with its queue.
@@ -142,7 +143,7 @@ impl Engine {
         let wanted = targets.len();
         if letter.was_tried {
             // Nothing is sealed for those who will not have it, nor is it dead-lettered by them each time.
-            let body_bytes = incoming.message.body().len();
+            let body_bytes = incoming.message.as_ref().map_or(0, |message| message.body().len());
             targets.retain(|target| !target.lock().is_refusing(body_bytes));
         }
         self.prepare(&targets, &mut incoming);
@@ -153,7 +154,7 @@ impl Engine {
             let (is_taken, has_dead) = self.operate(target, now_ms, |contents, effects| {
                 let is_there = !contents.is_deleted();
                 item.iter_mut().for_each(|item| item.refused = false);
-                self.add(target, contents, effects, &mut item, now_ms);
+                self.add(target, contents, effects, &mut item, Takes::Copy, now_ms);
                 is_there && item.iter().all(|item| !item.refused)
             });
             if is_taken {

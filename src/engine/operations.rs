@@ -31,6 +31,15 @@ pub(super) struct Effects {
     pub touched: Vec<ConsumerSink>,
 }
 
+/// How a queue gets a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// others get it too
+    Copy,
+    /// it is the last one
+    Message,
+}
+
 /// What was promised to a body that is stored apart will not come.
 pub(super) fn release_promise(queue: &QueueRef, item: &Incoming, appender: Option<&mut Appender<'_>>) {
     if let (Some(appender), Some(shared), true) = (appender, &item.shared, queue.shares(item)) {
@@ -108,9 +117,11 @@ impl Engine {
         for item in incoming.iter_mut() {
             self.prepare(targets, item);
         }
-        for queue in targets {
+        for (at, queue) in targets.iter().enumerate() {
+            // The last one takes the message itself: who delivers it may be at it already, on another processor.
+            let takes = if at + 1 == targets.len() { Takes::Message } else { Takes::Copy };
             let add = |contents: &mut Contents, effects: &mut Effects| {
-                self.add(queue, contents, effects, incoming, now_ms);
+                self.add(queue, contents, effects, incoming, takes, now_ms);
             };
             let ((), has_dead) = self.operate(queue, now_ms, add);
             if has_dead {
@@ -122,15 +133,16 @@ impl Engine {
     /// What must be known of a message before the locks. A body that is large, or goes to several queues, is
     /// stored once, apart from its entries.
     pub(super) fn prepare(&self, targets: &Targets, item: &mut Incoming) {
+        let Some(message) = &item.message else { return };
         let mut stored = 0;
         for queue in targets {
             stored += u32::from(queue.shares(item));
             if queue.delays_for.is_some() {
-                item.delay_ms = delay_of(&item.message).unwrap_or(0);
+                item.delay_ms = delay_of(message).unwrap_or(0);
             }
         }
-        if stored > 1 || (stored == 1 && item.message.size_bytes() > INLINE_BODY_BYTES_MAX) {
-            item.shared = Some(self.store.shared_body(&item.message, stored));
+        if stored > 1 || (stored == 1 && message.size_bytes() > INLINE_BODY_BYTES_MAX) {
+            item.shared = Some(self.store.shared_body(message, stored));
         }
     }
 
@@ -141,6 +153,7 @@ impl Engine {
         contents: &mut Contents,
         effects: &mut Effects,
         incoming: &mut [Incoming],
+        takes: Takes,
         now_ms: u64,
     ) {
         let stores = incoming.iter().any(|item| queue.keeps(item));
@@ -150,7 +163,8 @@ impl Engine {
             patience.into_iter().for_each(|patience| appender.may_wait(patience));
         }
         for item in incoming {
-            let body_bytes = item.message.body().len();
+            let Some(message) = &item.message else { continue };
+            let body_bytes = message.body().len();
             if contents.is_refusing(body_bytes) {
                 // Consumers that wait make room: delivery comes before the limit, as in RabbitMQ.
                 contents.assign(now_ms, &mut effects.dead, &mut effects.touched);
@@ -159,12 +173,12 @@ impl Engine {
                 release_promise(queue, item, appender.as_mut());
                 item.refused |= !contents.is_deleted();
                 if !contents.is_deleted() && contents.rules().overflow == Overflow::RejectPublishDlx {
-                    let entry = Entry::new(contents.next_seq(), item.message.clone(), Stored::No);
+                    let entry = Entry::new(contents.next_seq(), message.clone(), Stored::No);
                     effects.dead.push((Entry { priority: item.priority, ..entry }, Death::MaxLen));
                 }
                 continue;
             }
-            if contents.is_duplicate(&item.message) {
+            if contents.is_duplicate(message) {
                 release_promise(queue, item, appender.as_mut());
                 // Its confirm promises the other one, which may still be on its way to the disk.
                 let tail = appender.as_ref().map_or(Position(0), Appender::tail);
@@ -172,7 +186,7 @@ impl Engine {
                 continue;
             }
             let seq = contents.next_seq();
-            contents.remember(&item.message, seq);
+            contents.remember(message, seq);
             let expires_ms = queue.deadline_ms(contents, now_ms, item);
             let durable = match &mut appender {
                 Some(appender) if queue.keeps(item) => {
@@ -182,14 +196,16 @@ impl Engine {
                         priority: item.priority,
                         delivery_count: 0,
                     };
-                    let shared = queue.body_of(item, &self.store);
-                    let put_at = appender.put(queue.id, seq, &item.message, shared.as_ref(), meta);
+                    let shared = queue.body_of(item, message, &self.store);
+                    let put_at = appender.put(queue.id, seq, message, shared.as_ref(), meta);
                     item.barrier = item.barrier.max(put_at);
                     Stored::Yes { put_at, shared }
                 }
                 Some(_) | None => Stored::No,
             };
-            let entry = Entry::new(seq, item.message.clone(), durable);
+            let taken = if takes == Takes::Message { item.message.take() } else { item.message.clone() };
+            let Some(message) = taken else { continue };
+            let entry = Entry::new(seq, message, durable);
             let entry = Entry { priority: item.priority, expires_ms, ..entry };
             match queue.delays_for {
                 None => contents.push(entry),

@@ -10,7 +10,7 @@ use crate::broker::fault::{Fault, lossy};
 use crate::broker::hash::mix;
 use crate::broker::routing_keys::Routable;
 use crate::broker::topology::Topology;
-use crate::session::port::{Barrier, Outcome, Publish};
+use crate::session::port::{Barrier, Outcome, Publish, RouteNumber};
 use crate::store::Position;
 
 use super::client::Client;
@@ -25,8 +25,7 @@ use super::rights::Permit;
 pub(super) struct RouteCache {
     /// the topology's version that it was found under
     version: Option<u64>,
-    exchange: Vec<u8>,
-    routing_key: Vec<u8>,
+    route: RouteNumber,
     pub(super) targets: Targets,
     /// an exchange had seen the message, or is to be asked later, and took it no further; such a route is never cached
     pub(super) is_duplicate: bool,
@@ -79,7 +78,7 @@ impl Client {
                     outcomes.push(self.unrouted(&publish));
                 }
                 Ok(_) => {
-                    if publish.message.has_copies() {
+                    if publish.has_copies {
                         self.engine.replies.send(&publish.message);
                     }
                     if run.incoming.is_empty() {
@@ -129,7 +128,7 @@ impl Client {
 
 pub(super) fn incoming(publish: Publish) -> Incoming {
     Incoming {
-        message: publish.message,
+        message: Some(publish.message),
         persistent: publish.persistent,
         priority: publish.priority,
         ttl_ms: publish.expiration_ms,
@@ -171,8 +170,7 @@ impl RouteCache {
     pub(super) fn new(seed: u64) -> RouteCache {
         RouteCache {
             version: None,
-            exchange: Vec::new(),
-            routing_key: Vec::new(),
+            route: RouteNumber::default(),
             targets: Targets::new(),
             is_duplicate: false,
             draws: seed,
@@ -202,14 +200,14 @@ impl RouteCache {
         publish: &Publish,
         permit: &mut Permit,
     ) -> Result<Found, Fault> {
-        let message = &publish.message;
-        let (exchange, routing_key) = (message.exchange(), message.routing_key());
+        // Nothing of the message is read: it is best left to who sends it on.
         let is_current = self.version == Some(topology.version());
-        let has_copies = message.has_copies();
-        if is_current && !has_copies && self.exchange == exchange && self.routing_key == routing_key {
+        if is_current && self.route == publish.route && !publish.has_copies {
             return Ok(Found::AsBefore);
         }
         self.version = None;
+        let message = &publish.message;
+        let exchange = message.exchange();
         permit.check_publish(exchange, &engine.vhost)?;
         let source = published_to(topology, exchange, &engine.vhost)?;
         let duplicates = &engine.duplicates;
@@ -228,11 +226,8 @@ impl RouteCache {
         let way = engine.route(topology, source, &routable, || kept(publish), &mut self.targets);
         self.is_duplicate = way.is_duplicate;
         // A route that depends on more than the key says nothing about the next message's.
-        if way.is_repeatable && !has_copies {
-            self.exchange.clear();
-            self.exchange.extend_from_slice(exchange);
-            self.routing_key.clear();
-            self.routing_key.extend_from_slice(routing_key);
+        if way.is_repeatable && !publish.has_copies {
+            self.route = publish.route;
             self.version = Some(topology.version());
         }
         Ok(Found::Anew)

@@ -120,7 +120,8 @@ impl Hash for QueueRef {
 
 /// A message on its way into queues.
 pub(super) struct Incoming {
-    pub message: Message,
+    /// `None` once the last of its queues has it
+    pub message: Option<Message>,
     pub persistent: bool,
     pub priority: u8,
     /// the property `expiration`
@@ -199,11 +200,16 @@ impl QueueCell {
     }
 
     /// The body that its entry of that message has apart, if any.
-    pub(super) fn body_of(&self, message: &Incoming, store: &Store) -> Option<Arc<SharedBody>> {
+    pub(super) fn body_of(
+        &self,
+        item: &Incoming,
+        message: &Message,
+        store: &Store,
+    ) -> Option<Arc<SharedBody>> {
         if !self.arguments.shreds {
-            return message.shared.clone();
+            return item.shared.clone();
         }
-        (message.message.size_bytes() > INLINE_BODY_BYTES_MAX).then(|| store.own_body(&message.message))
+        (message.size_bytes() > INLINE_BODY_BYTES_MAX).then(|| store.own_body(message))
     }
 
     /// The present counts.

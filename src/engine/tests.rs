@@ -1,6 +1,7 @@
 //! The engine over a real store: what connections see of each other, and what a restart brings back.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -18,7 +19,7 @@ use crate::limits::{INLINE_BODY_BYTES_MAX, OUTBOX_MESSAGES_MAX, PURGE_KEYS_MAX};
 use crate::seal::Kek;
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, DestinationKind, ExchangeSpec, Outcome, Publish, QueueSpec,
-    Settled, Share, Waiting,
+    RouteNumber, Settled, Share, Waiting,
 };
 use crate::store::{Mode, OpenOptions, Store};
 
@@ -113,8 +114,23 @@ const EXCLUSIVE: QueueSpec<'static> = QueueSpec { exclusive: true, ..TRANSIENT }
 fn publish(exchange: &str, key: &str, body: &[u8], persistent: bool) -> Publish {
     let mut properties = Vec::new();
     Properties::default().encode(&mut properties);
-    let message = Message::new(exchange.as_bytes(), key.as_bytes(), &properties, &[body]);
-    Publish { channel: 1, mandatory: true, persistent, priority: 0, expiration_ms: None, message }
+    publish_of(Message::new(exchange.as_bytes(), key.as_bytes(), &properties, &[body]), persistent)
+}
+
+fn publish_of(message: Message, persistent: bool) -> Publish {
+    let names = [message.exchange(), message.routing_key()];
+    let route = RouteNumber(foldhash::fast::FixedState::default().hash_one(names));
+    let has_copies = message.has_copies();
+    Publish {
+        channel: 1,
+        route,
+        has_copies,
+        mandatory: true,
+        persistent,
+        priority: 0,
+        expiration_ms: None,
+        message,
+    }
 }
 
 impl Seat {

@@ -64,10 +64,10 @@ impl Client {
         for Planned { publish, queues } in publishes {
             let queues = queues.unwrap_or_else(|| self.route_at_commit(&publish));
             let unrouted = queues.is_empty().then(|| self.unrouted(&publish));
-            let mut item = super::publish::incoming(publish);
-            if !queues.is_empty() && item.message.has_copies() {
-                self.engine.replies.send(&item.message);
+            if !queues.is_empty() && publish.has_copies {
+                self.engine.replies.send(&publish.message);
             }
+            let mut item = super::publish::incoming(publish);
             self.engine.prepare(&queues, &mut item);
             self.reserve(&queues, &mut item, incoming.len(), &mut places);
             outcomes.push(match unrouted {
@@ -91,24 +91,25 @@ impl Client {
     }
 
     fn reserve(&self, queues: &Targets, item: &mut Incoming, message: usize, places: &mut Places) {
+        let Some(whole) = item.message.clone() else { return };
         let now_ms = now_ms();
         for queue in queues {
             let entry = |seq, expires_ms| {
-                let entry = Entry::new(seq, item.message.clone(), Stored::No);
+                let entry = Entry::new(seq, whole.clone(), Stored::No);
                 Entry { priority: item.priority, expires_ms, ..entry }
             };
             let mut contents = queue.lock();
-            if !contents.is_deleted() && contents.is_duplicate(&item.message) {
+            if !contents.is_deleted() && contents.is_duplicate(&whole) {
                 drop(contents);
                 release_promise(queue, item, Some(&mut self.engine.store.appender()));
                 continue;
             }
             let place = match contents.is_deleted() {
                 true => None,
-                false => contents.reserve(item.message.body().len()),
+                false => contents.reserve(whole.body().len()),
             };
             if let Some(seq) = place {
-                contents.remember(&item.message, seq);
+                contents.remember(&whole, seq);
                 let expires_ms = queue.deadline_ms(&contents, now_ms, item);
                 drop(contents);
                 places.taken.push(Place { queue: queue.clone(), message, entry: entry(seq, expires_ms) });
@@ -144,8 +145,8 @@ impl Client {
                 priority: entry.priority,
                 delivery_count: 0,
             };
-            let shared = queue.body_of(item, &self.engine.store);
-            let put_at = appender.put(queue.id, entry.seq, &item.message, shared.as_ref(), meta);
+            let shared = queue.body_of(item, &entry.message, &self.engine.store);
+            let put_at = appender.put(queue.id, entry.seq, &entry.message, shared.as_ref(), meta);
             entry.durable = Stored::Yes { put_at, shared };
             last = last.max(put_at);
         }

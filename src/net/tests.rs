@@ -15,7 +15,7 @@ use crate::amqp::method::Method;
 use crate::broker::message::Message;
 use crate::engine::{Engine, Permissions, UserSpec};
 use crate::limits::OUTPUT_BYTES_HIGH;
-use crate::session::port::{Broker, Mechanism, Publish, QueueSpec};
+use crate::session::port::{Broker, Mechanism, Publish, QueueSpec, RouteNumber};
 use crate::session::{Identity, Peer, Settings};
 use crate::store::{Mode, OpenOptions, Store};
 
@@ -59,6 +59,8 @@ fn engine(dir: &std::path::Path, count: usize) -> Arc<Engine> {
     let message = Message::new(b"", b"q", &[0, 0], &[&[7; MESSAGE_BYTES]]);
     let publish = |_| Publish {
         channel: 1,
+        route: RouteNumber(1),
+        has_copies: false,
         mandatory: false,
         persistent: false,
         priority: 0,

@@ -1,25 +1,21 @@
-//! Channels: opening and closing, which method goes where, and how a publish is put together from its
-//! method, header and body frames (AMQP 0-9-1 section 4.2.6). Sizes are checked before bytes are kept.
+//! Channels: opening and closing, which method goes where, and which frame of a publish is due (AMQP 0-9-1 section
+//! 4.2.6). Sizes are checked before bytes are kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::amqp::field_table::Array;
 use crate::amqp::frame;
 use crate::amqp::method::Method;
-use crate::amqp::properties::{ContentHeader, Properties};
+use crate::amqp::properties::ContentHeader;
 use crate::amqp::reply_code::{ReplyCode, Scope};
 use crate::broker::credit::ChannelCredit;
-use crate::broker::fault::{Fault, lossy};
-use crate::broker::message::{Copies, Message};
-use crate::broker::name::REPLY_TO;
-use crate::broker::routing_keys::{CopyHeaders, encode_without_blind_copies};
+use crate::broker::fault::Fault;
 use crate::limits::ASSEMBLED_BYTES_MAX;
 
 use super::confirm::Confirms;
 use super::connection::Session;
-use super::handshake::syntax_error;
-use super::port::{Broker, Publish};
+use super::content::Content;
+use super::port::Broker;
 use super::publish::PUBLISH_ID;
 use super::replies::ReplyConsumer;
 use super::transaction::Transaction;
@@ -61,24 +57,6 @@ pub(super) struct Channel<Q, D> {
 /// A session's channel.
 pub(super) type ChannelOf<B> = Channel<<B as Broker>::Queue, <B as Broker>::Durable>;
 
-/// The publish that is being put together; its short buffers are used again.
-#[derive(Default)]
-struct Content {
-    exchange: Vec<u8>,
-    routing_key: Vec<u8>,
-    mandatory: bool,
-    persistent: bool,
-    priority: u8,
-    expiration_ms: Option<u64>,
-    properties: Vec<u8>,
-    /// whether it has a header CC
-    copied: bool,
-    /// the keys of its header BCC, which is not among its properties
-    blind: Vec<u8>,
-    /// body frames before the last one
-    body: Vec<u8>,
-}
-
 impl<Q, D> Default for Channel<Q, D> {
     fn default() -> Self {
         Channel {
@@ -101,7 +79,7 @@ impl<Q, D> Channel<Q, D> {
     pub fn drop_content(&mut self) -> usize {
         self.expect = Expect::Method;
         // Kept for the next publish, thousands of channels would hold a buffer each.
-        std::mem::take(&mut self.content.body).len()
+        self.content.drop_body()
     }
 }
 
@@ -155,12 +133,17 @@ impl<B: Broker> Session<B> {
             if channel.confirms.is_some() && !self.settled.is_empty() {
                 self.flush();
             }
+            let route = self.publishing.last_route.number_of(exchange, routing_key);
             let channel = self.channel(number)?;
             // Handing over may have closed the channel.
             if channel.expect != Expect::Method {
                 return Ok(());
             }
-            begin_publish(channel, exchange, routing_key, mandatory, immediate)?;
+            if immediate {
+                return Err(Fault::new(ReplyCode::NotImplemented, "immediate=true"));
+            }
+            channel.content.begin(route, exchange, routing_key, mandatory);
+            channel.expect = Expect::Header;
             self.block_if_alarmed();
             return Ok(());
         }
@@ -290,7 +273,7 @@ impl<B: Broker> Session<B> {
             && fault.scope() == Scope::Channel
         {
             // RabbitMQ looks at the exchange before the properties, and of two faults the first is told.
-            let exchange = std::mem::take(&mut self.channel(number)?.content.exchange);
+            let exchange = self.channel(number)?.content.take_exchange();
             self.broker.check_exchange(&exchange)?;
         }
         // A body of no bytes has no body frame.
@@ -319,7 +302,7 @@ impl<B: Broker> Session<B> {
         if left == 0 {
             return self.finish_publish(number, payload);
         }
-        channel.content.body.extend_from_slice(payload);
+        channel.content.add_to_body(payload);
         channel.expect = Expect::Body(left);
         self.assembled_bytes += payload.len();
         let max = ASSEMBLED_BYTES_MAX.max(self.settings.message_bytes_max as usize);
@@ -332,21 +315,7 @@ impl<B: Broker> Session<B> {
 
     fn finish_publish(&mut self, number: u16, last: &[u8]) -> Result<(), Fault> {
         let channel = self.channel(number)?;
-        let content = &mut channel.content;
-        let publish = Publish {
-            channel: number,
-            mandatory: content.mandatory,
-            persistent: content.persistent,
-            priority: content.priority,
-            expiration_ms: content.expiration_ms,
-            message: Message::with_copies(
-                &content.exchange,
-                &content.routing_key,
-                &content.properties,
-                &[&content.body, last],
-                Copies { open: content.copied, blind: Array::from_raw(&content.blind) },
-            ),
-        };
+        let publish = channel.content.publish(number, last);
         let assembled = channel.drop_content();
         let within_transaction = channel.transaction.is_some();
         self.assembled_bytes -= assembled;
@@ -365,26 +334,6 @@ impl<B: Broker> Session<B> {
         }
         Ok(())
     }
-}
-
-fn begin_publish<Q, D>(
-    channel: &mut Channel<Q, D>,
-    exchange: &[u8],
-    routing_key: &[u8],
-    mandatory: bool,
-    immediate: bool,
-) -> Result<(), Fault> {
-    if immediate {
-        return Err(Fault::new(ReplyCode::NotImplemented, "immediate=true"));
-    }
-    let content = &mut channel.content;
-    content.exchange.clear();
-    content.exchange.extend_from_slice(exchange);
-    content.routing_key.clear();
-    content.routing_key.extend_from_slice(routing_key);
-    content.mandatory = mandatory;
-    channel.expect = Expect::Header;
-    Ok(())
 }
 
 /// Takes the content header; true when no body frame follows.
@@ -418,71 +367,10 @@ fn begin_body<Q, D>(
         let text = format!("message size {} is larger than configured max size {max}", header.body_size);
         return Err(Fault::new(ReplyCode::PreconditionFailed, text));
     }
-    let properties = Properties::decode(header.properties).map_err(syntax_error)?;
-    // A table that nobody can read would stop every consumer that it is delivered to.
-    let mut copies = CopyHeaders::default();
-    let headers = properties.headers.unwrap_or_default();
-    headers.validate_seeing(|name, value| copies.see(name, value)).map_err(syntax_error)?;
-    let (open, blind) = copies.check()?;
-    let reply_to = match (properties.reply_to, &ch.replies) {
-        (Some(REPLY_TO), Some(consumer)) => Some(consumer.address.as_slice()),
-        (Some(REPLY_TO), None) => {
-            let text = "fast reply consumer does not exist";
-            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
-        }
-        (_, _) => None,
-    };
-    check_user_id(&properties, user)?;
-    let expiration_ms = properties.expiration.map(expiration).transpose()?;
-    let content = &mut ch.content;
-    content.expiration_ms = expiration_ms;
-    content.persistent = properties.is_persistent();
-    content.priority = properties.priority.unwrap_or(0);
-    content.copied = open.is_some();
-    content.blind.clear();
-    content.properties.clear();
-    let changed = || Properties { reply_to: reply_to.or(properties.reply_to), ..properties };
-    match (reply_to, blind) {
-        (None, None) => content.properties.extend_from_slice(header.properties),
-        (Some(_), None) => changed().encode(&mut content.properties),
-        (_, Some(keys)) => {
-            content.blind.extend_from_slice(keys.raw());
-            encode_without_blind_copies(&changed(), &mut content.properties);
-        }
-    }
+    let replies = ch.replies.as_ref().map(|consumer| consumer.address.as_slice());
+    ch.content.take_properties(header.properties, replies, user)?;
     ch.expect = Expect::Body(header.body_size);
     Ok(header.body_size == 0)
-}
-
-/// `user` is the only one whom the property `user_id` may name; without it, it may name anybody.
-fn check_user_id(properties: &Properties<'_>, user: Option<&[u8]>) -> Result<(), Fault> {
-    match (properties.user_id, user) {
-        (Some(claimed), Some(user)) if claimed != user => {
-            let (claimed, user) = (lossy(claimed), lossy(user));
-            let text = format!("user_id property set to '{claimed}' but authenticated user was '{user}'");
-            Err(Fault::new(ReplyCode::PreconditionFailed, text))
-        }
-        (_, _) => Ok(()),
-    }
-}
-
-/// The property `expiration`: milliseconds as decimal text, at most ten years (RabbitMQ, ttl.md).
-fn expiration(text: &[u8]) -> Result<u64, Fault> {
-    const MS_MAX: i64 = 315_360_000_000;
-    let is_negative = text.first() == Some(&b'-');
-    let signless = text.strip_prefix(b"-").or(text.strip_prefix(b"+")).unwrap_or(text);
-    let digits = signless.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let number = std::str::from_utf8(text).ok().and_then(|t| t.parse::<i64>().ok());
-    let why = match (number, &signless[digits..]) {
-        (Some(ms @ 0..=MS_MAX), _) => return Ok(ms.unsigned_abs()),
-        (None, _) if digits == 0 => "no_integer".to_owned(),
-        (None, rest @ [_, ..]) => format!("{{leftover_string,\"{}\"}}", lossy(rest)),
-        // Without a number there were more digits than one has.
-        _ if is_negative => format!("{{value_negative,{}}}", lossy(text)),
-        _ => format!("{{value_too_large,{}}}", lossy(signless)),
-    };
-    let text = format!("invalid expiration '{}': {why}", lossy(text));
-    Err(Fault::new(ReplyCode::PreconditionFailed, text))
 }
 
 fn expected_method() -> Fault {

@@ -10,14 +10,13 @@ use crate::amqp::method::Method;
 use crate::amqp::reader::DecodeError;
 use crate::amqp::reply_code::{ReplyCode, Scope};
 use crate::broker::fault::Fault;
-use crate::broker::message::Message;
 use crate::broker::queue::{ConsumerId, Entry};
 
 use super::basic::LateGet;
 use super::channel::ChannelOf;
 use super::handshake::{Capabilities, Peer, Settings};
-use super::port::{Barrier, Broker, Login, Outcome, Publish, Waiting};
-use super::publish::PUBLISH_ID;
+use super::port::{Barrier, Broker, Login, Waiting};
+use super::publish::{PUBLISH_ID, Publishing};
 use super::timeouts::{Deadlines, Timeout};
 
 /// Where a connection stands. Only `Running` has channels.
@@ -89,11 +88,7 @@ pub struct Session<B: Broker> {
     pub(super) channels: Vec<Option<Box<ChannelOf<B>>>>,
     pub(super) sources: Slab<Source<B::Queue>>,
     pub(super) waiting: VecDeque<Waiting<B::Durable>>,
-    pub(super) batch: Vec<Publish>,
-    pub(super) batch_bytes: usize,
-    pub(super) outcomes: Vec<Outcome>,
-    /// while a batch is with the broker: each publish's channel, and the message if it is mandatory
-    pub(super) asked: Vec<(u16, Option<Message>)>,
+    pub(super) publishing: Publishing,
     /// acknowledged entries, all of `settled_source`
     pub(super) settled: Vec<Entry<B::Durable>>,
     pub(super) settled_source: u32,
@@ -137,10 +132,7 @@ impl<B: Broker> Session<B> {
             channels: Vec::new(),
             sources: Slab::new(),
             waiting: VecDeque::new(),
-            batch: Vec::new(),
-            batch_bytes: 0,
-            outcomes: Vec::new(),
-            asked: Vec::new(),
+            publishing: Publishing::default(),
             settled: Vec::new(),
             settled_source: 0,
             confirming: Vec::new(),

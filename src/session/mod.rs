@@ -14,6 +14,7 @@ mod basic;
 mod channel;
 mod confirm;
 mod connection;
+mod content;
 mod handshake;
 pub mod port;
 mod publish;

@@ -56,11 +56,20 @@ pub struct LoginRefused;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Barrier(pub u64);
 
+/// Stands for one exchange and one routing key within a connection, so that who routes need not compare names. A
+/// connection never uses a number for others; the same names may have several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RouteNumber(pub u64);
+
 /// One basic.publish with its content.
 #[derive(Debug)]
 pub struct Publish {
     /// the channel it came on
     pub channel: u16,
+    /// the message's exchange and routing key
+    pub route: RouteNumber,
+    /// the message has further routing keys (CC, BCC)
+    pub has_copies: bool,
     /// give it back when no queue takes it
     pub mandatory: bool,
     /// delivery_mode 2

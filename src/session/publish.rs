@@ -7,7 +7,8 @@ use crate::amqp::reply_code::ReplyCode;
 use crate::broker::message::Message;
 
 use super::connection::Session;
-use super::port::{Barrier, Broker, Outcome, Publish};
+use super::content::replace;
+use super::port::{Barrier, Broker, Outcome, Publish, RouteNumber};
 
 /// Class and method of basic.publish, as close methods report them.
 pub(super) const PUBLISH_ID: (u16, u16) = (60, 40);
@@ -17,12 +18,50 @@ const BATCH_MESSAGES_MAX: usize = 128;
 /// The same in bytes.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// Whether two names are the same. Of empty ones no byte may be asked for: they may lie nowhere, and the comparison by
+/// masked vectors that C libraries have would take a fault that nobody sees for each publish to the default exchange.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && (a.is_empty() || a == b)
+}
+
+/// Publishes of one connection until the broker has answered for them.
+#[derive(Default)]
+pub(super) struct Publishing {
+    pub last_route: LastRoute,
+    batch: Vec<Publish>,
+    batch_bytes: usize,
+    outcomes: Vec<Outcome>,
+    /// while a batch is with the broker: each publish's channel, and the message if it is mandatory
+    asked: Vec<(u16, Option<Message>)>,
+}
+
+/// The names of the publish that came last, on whatever channel: most have those of the one before.
+#[derive(Default)]
+pub(super) struct LastRoute {
+    number: RouteNumber,
+    exchange: Vec<u8>,
+    routing_key: Vec<u8>,
+}
+
+impl LastRoute {
+    /// The number of these names.
+    pub fn number_of(&mut self, exchange: &[u8], routing_key: &[u8]) -> RouteNumber {
+        if !is_same(&self.exchange, exchange) || !is_same(&self.routing_key, routing_key) {
+            self.number.0 += 1;
+            replace(&mut self.exchange, exchange);
+            replace(&mut self.routing_key, routing_key);
+        }
+        self.number
+    }
+}
+
 impl<B: Broker> Session<B> {
     /// Queues a publish; the broker gets them in batches.
     pub(super) fn enqueue(&mut self, publish: Publish) {
-        self.batch_bytes += publish.message.size_bytes();
-        self.batch.push(publish);
-        if self.batch.len() >= BATCH_MESSAGES_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
+        let Publishing { batch, batch_bytes, .. } = &mut self.publishing;
+        *batch_bytes += publish.message.size_bytes();
+        batch.push(publish);
+        if batch.len() >= BATCH_MESSAGES_MAX || *batch_bytes >= BATCH_BYTES_MAX {
             self.flush_publishes();
         }
     }
@@ -41,20 +80,20 @@ impl<B: Broker> Session<B> {
     }
 
     pub(super) fn flush_publishes(&mut self) {
-        if self.batch.is_empty() {
+        let Publishing { batch, batch_bytes, asked, outcomes, .. } = &mut self.publishing;
+        if batch.is_empty() {
             return;
         }
         // The batch is gone afterwards; whom to answer and what to give back is needed still.
-        let mut asked = std::mem::take(&mut self.asked);
-        asked.extend(self.batch.iter().map(|p| (p.channel, p.mandatory.then(|| p.message.clone()))));
-        self.batch_bytes = 0;
-        let mut outcomes = std::mem::take(&mut self.outcomes);
-        self.broker.publish(&mut self.batch, &mut outcomes);
+        let (mut asked, mut outcomes) = (std::mem::take(asked), std::mem::take(outcomes));
+        asked.extend(batch.iter().map(|p| (p.channel, p.mandatory.then(|| p.message.clone()))));
+        *batch_bytes = 0;
+        self.broker.publish(batch, &mut outcomes);
         for ((channel, message), outcome) in asked.drain(..).zip(outcomes.drain(..)) {
             self.handle_outcome(channel, message, outcome);
         }
-        self.outcomes = outcomes;
-        self.asked = asked;
+        self.publishing.outcomes = outcomes;
+        self.publishing.asked = asked;
     }
 
     pub(super) fn handle_outcome(&mut self, number: u16, message: Option<Message>, outcome: Outcome) {

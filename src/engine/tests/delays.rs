@@ -38,8 +38,7 @@ fn later(exchange: &str, key: &str, body: &str, persistent: bool, delay_ms: i64)
     let properties = Properties { headers: Some(headers.as_table()), delivery_mode, ..Properties::default() };
     let mut block = Vec::new();
     properties.encode(&mut block);
-    let message = Message::new(exchange.as_bytes(), key.as_bytes(), &block, &[body.as_bytes()]);
-    Publish { channel: 1, mandatory: true, persistent, priority: 0, expiration_ms: None, message }
+    publish_of(Message::new(exchange.as_bytes(), key.as_bytes(), &block, &[body.as_bytes()]), persistent)
 }
 
 fn publish_later(seat: &mut Seat, publish: Publish) -> Barrier {
@@ -400,7 +399,7 @@ fn a_time_to_live_begins_when_the_delay_is_over() {
     let mut block = Vec::new();
     properties.encode(&mut block);
     let message = Message::new(b"later", b"", &block, &[b"x"]);
-    publish_later(&mut a, Publish { expiration_ms: Some(60_000), message, ..publish("", "", b"", false) });
+    publish_later(&mut a, Publish { expiration_ms: Some(60_000), ..publish_of(message, false) });
     let due_ms = delay_queue(&house, "later").lock().next_deadline_ms().unwrap();
     run_out(&house, "later");
     let expires_ms = a.get("q").unwrap().1.expires_ms;
@@ -491,7 +490,7 @@ fn all_keys_of_a_message_count_when_it_is_due() {
     let blind = keys(b"blind");
     let copies = Copies { open: true, blind: blind.as_array() };
     let message = Message::with_copies(b"later", b"first", &block, &[b"x"], copies);
-    let barrier = publish_later(&mut a, Publish { message, ..publish("", "", b"", true) });
+    let barrier = publish_later(&mut a, publish_of(message, true));
     a.wait_for(barrier);
     drop(a);
     house.close();

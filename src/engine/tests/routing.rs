@@ -136,7 +136,7 @@ fn a_dead_letter_goes_by_its_blind_copies_after_a_restart_too() {
     let keys = TableWriter::new().item(Value::LongStr(b"blind"));
     let copies = Copies { open: false, blind: Array::from_raw(keys.as_array().raw()) };
     let message = Message::with_copies(b"", b"q", &[0, 0], &[b"body"], copies);
-    let outcomes = a.publish(vec![Publish { message, ..publish("", "q", b"", true) }]);
+    let outcomes = a.publish(vec![publish_of(message, true)]);
     let [Outcome::Routed(barrier)] = outcomes[..] else { panic!("{outcomes:?}") };
     a.wait_for(barrier);
     drop(a);

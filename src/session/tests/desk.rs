@@ -16,7 +16,7 @@ use crate::broker::fault::{Fault, lossy};
 use crate::broker::queue::{ConsumerId, ConsumerOptions, Entry, Queue, Rules, Sink};
 use crate::session::port::{
     Barrier, BindingSpec, Broker, ConsumeSpec, Declared, ExchangeSpec, Got, LoginRefused, Mechanism, Outcome,
-    Planned, Publish, QueueSpec, ReplyTo, Settled, Share, Waiting,
+    Planned, Publish, QueueSpec, ReplyTo, RouteNumber, Settled, Share, Waiting,
 };
 use crate::session::{Identity, Peer, Session, Settings};
 
@@ -58,6 +58,10 @@ pub struct Books {
     pub has_failed: bool,
     pub may_impersonate: bool,
     names: u32,
+    /// what else than the message each publish was
+    pub published: Vec<String>,
+    /// exchange and routing key by their numbers
+    pub routes: HashMap<RouteNumber, [Vec<u8>; 2]>,
     /// of queues that have one
     pub timeouts_ms: HashMap<Vec<u8>, u64>,
     /// addresses that take replies
@@ -72,6 +76,12 @@ impl Books {
 
     fn enqueue(&mut self, publish: Publish) -> Outcome {
         let name = publish.message.routing_key().to_vec();
+        let names = [publish.message.exchange().to_vec(), name.clone()];
+        let known = self.routes.entry(publish.route).or_insert_with(|| names.clone());
+        assert_eq!(*known, names, "a number stands for one exchange and routing key");
+        assert_eq!(publish.has_copies, publish.message.has_copies());
+        let Publish { mandatory, persistent, priority, expiration_ms, .. } = publish;
+        self.published.push(format!("{mandatory} {persistent} {priority} {expiration_ms:?}"));
         match publish.message.exchange() {
             b"" => {}
             other => return Outcome::Fault(Fault::no_exchange(other, "/")),
@@ -98,6 +108,12 @@ impl Books {
     pub fn counts(&self, queue: &str) -> (usize, usize) {
         let counts = self.queues.get(queue.as_bytes()).map(Queue::counts).unwrap_or_default();
         (counts.ready, counts.unacked)
+    }
+
+    /// Takes what is ready, as it is stored.
+    pub fn messages(&mut self, queue: &str) -> Vec<Vec<u8>> {
+        let Some(queue) = self.queues.get_mut(queue.as_bytes()) else { return Vec::new() };
+        queue.purge().entries.iter().map(|entry| entry.message.as_bytes().to_vec()).collect()
     }
 
     /// Takes what is ready, as `body` or `body!` when it is redelivered.
@@ -471,7 +487,12 @@ impl Talk {
     pub fn content(&mut self, channel: u16, properties: Properties<'_>, body: &str) -> &mut Talk {
         let mut block = Vec::new();
         properties.encode(&mut block);
-        frame::write_content(&mut self.input, channel, &block, body.as_bytes(), FRAME_BYTES_MAX);
+        self.block(channel, &block, body)
+    }
+
+    /// The same for properties that are encoded already.
+    pub fn block(&mut self, channel: u16, properties: &[u8], body: &str) -> &mut Talk {
+        frame::write_content(&mut self.input, channel, properties, body.as_bytes(), FRAME_BYTES_MAX);
         self
     }
 

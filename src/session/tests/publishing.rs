@@ -1,10 +1,16 @@
 //! Publishes: how their frames are put together, when they go to the broker, and what the publisher is told.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::desk::{Talk, settings};
+use crate::amqp::field_table::{TableWriter, Value};
 use crate::amqp::method::Method;
 use crate::amqp::properties::Properties;
 use crate::limits::ASSEMBLED_BYTES_MAX;
 use crate::session::{Peer, Settings};
+
+const ADDRESS: &str = "amq.rabbitmq.reply-to";
 
 fn confirming() -> Talk {
     let mut talk = Talk::open();
@@ -129,6 +135,74 @@ fn a_claimed_user_id_must_be_the_users() {
           'me' (60, 40)"
         ]
     );
+}
+
+/// What a publish with each of these properties is must not depend on the ones before.
+fn kinds() -> Vec<Vec<u8>> {
+    let keys = TableWriter::new().item(Value::LongStr(b"other"));
+    let open = TableWriter::new().entry("CC", Value::Array(keys.as_array()));
+    let blind = TableWriter::new().entry("BCC", Value::Array(keys.as_array()));
+    let none = Properties::default();
+    let kinds = [
+        none,
+        Properties { delivery_mode: Some(2), ..none },
+        Properties { priority: Some(7), ..none },
+        Properties { expiration: Some(b"500"), ..none },
+        Properties { headers: Some(open.as_table()), ..none },
+        Properties { headers: Some(blind.as_table()), ..none },
+        Properties { user_id: Some(b"me"), ..none },
+        Properties { reply_to: Some(b"q"), ..none },
+        Properties { reply_to: Some(ADDRESS.as_bytes()), ..none },
+    ];
+    let encoded = |properties: &Properties<'_>| {
+        let mut block = Vec::new();
+        properties.encode(&mut block);
+        block
+    };
+    kinds.iter().map(encoded).collect()
+}
+
+/// A talk with a queue, whose channels 1 and 2 take replies.
+fn with_replies() -> Talk {
+    let mut talk = Talk::open();
+    talk.method(2, Method::ChannelOpen { out_of_band: b"" }).declare(1, "q");
+    talk.consume(1, ADDRESS, "r", true).consume(2, ADDRESS, "r", true).send().said();
+    talk
+}
+
+fn told(talk: &mut Talk) -> (Vec<String>, Vec<Vec<u8>>) {
+    let mut books = talk.books.borrow_mut();
+    (std::mem::take(&mut books.published), books.messages("q"))
+}
+
+proptest! {
+    #[test]
+    fn a_publish_is_what_its_own_frames_say(steps in vec((1u16..=2, 0usize..9, any::<bool>()), 1..40)) {
+        let kinds = kinds();
+        let mut talk = with_replies();
+        for (channel, kind, is_named) in steps {
+            // A publish between, by other names, so that names come and go too.
+            if is_named {
+                talk.begin_publish(channel, "", "full", true).block(channel, &kinds[0], "");
+            }
+            talk.begin_publish(channel, "", "q", is_named).block(channel, &kinds[kind], "x").send();
+            let mut alone = with_replies();
+            alone.begin_publish(channel, "", "q", is_named).block(channel, &kinds[kind], "x").send();
+            let (mut published, messages) = told(&mut talk);
+            published.drain(..usize::from(is_named));
+            prop_assert_eq!((published, messages), told(&mut alone));
+        }
+    }
+}
+
+#[test]
+fn names_that_come_again_on_another_channel_have_the_same_number() {
+    let mut talk = Talk::open();
+    talk.method(2, Method::ChannelOpen { out_of_band: b"" });
+    talk.publish(1, "q", "x").publish(2, "q", "y").publish(1, "q", "z").send();
+    assert_eq!(talk.books.borrow().routes.len(), 1);
+    talk.publish(1, "other", "x").publish(2, "q", "y").send();
+    assert!(talk.books.borrow().routes.len() > 1);
 }
 
 /// Thousands of channels may each begin a large message.
