@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::amqp::frame;
 use crate::engine::{Client, Engine, Outbox};
-use crate::limits::OUTPUT_BYTES_HIGH;
+use crate::limits::{FRAME_SIZE_BYTES_DEFAULT, OUTPUT_BYTES_HIGH};
 use crate::session::port::LoginRefused;
 use crate::session::{Peer, Session, Settings};
 
@@ -36,8 +36,8 @@ pub(super) enum End {
     Io(io::Error),
 }
 
-/// Past this, whole frames that were read are handled before more is.
-const READ_BYTES: usize = 64 * 1024;
+/// Past this, whole frames that were read are handled before more is. The largest frame that is usual fits.
+const READ_BYTES: usize = FRAME_SIZE_BYTES_DEFAULT as usize;
 /// The first read's buffer; most handshake frames fit, and idle connections stay small.
 const READ_BYTES_FIRST: usize = 4 * 1024;
 /// How long a peer may take to answer connection.close.
@@ -45,7 +45,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Old clients are told of a refused login by the end of the connection; RabbitMQ lets them wait, too.
 const REFUSED_LOGIN_DELAY: Duration = Duration::from_secs(3);
 /// Rounds of read, apply and write in one go, before other tasks get the thread.
-const TURNS_MAX: usize = 16;
+const TURNS_MAX: usize = 8;
 
 pub(super) struct Connection {
     stream: Stream,
@@ -53,6 +53,8 @@ pub(super) struct Connection {
     engine: Arc<Engine>,
     outbox: Arc<Outbox>,
     input: Unread,
+    /// how the input ended, behind bytes that are still to be handled
+    input_end: Option<io::Result<usize>>,
     /// bytes of the session's output that the socket has taken
     sent: usize,
     flush_due: bool,
@@ -98,6 +100,7 @@ impl Connection {
             engine,
             outbox,
             input: Unread::default(),
+            input_end: None,
             sent: 0,
             flush_due: false,
             login: None,
@@ -285,30 +288,44 @@ impl Connection {
         }
     }
 
-    /// Reads once; how many bytes came. Pending as well while input must wait.
+    /// Reads what is there, up to one buffer: TLS gives it record by record, and who publishes one message in each is
+    /// to be served in batches nevertheless. How many bytes came; pending as well while input must wait.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if !self.may_read() {
+        let mut came = 0;
+        if self.may_read() {
+            while self.input_end.is_none() && (came == 0 || self.input.bytes().len() < self.input_bytes_max())
+            {
+                match self.poll_read(cx) {
+                    Poll::Ready(Ok(n @ 1..)) => came += n,
+                    Poll::Ready(end) => self.input_end = Some(end),
+                    Poll::Pending => break,
+                }
+            }
+            let is_handled = !self.has_whole_frame() || !self.may_continue();
+            if came == 0
+                && is_handled
+                && let Some(end) = self.input_end.take()
+            {
+                return Poll::Ready(end);
+            }
+        }
+        if came == 0 {
             self.input.rest();
             return Poll::Pending;
         }
+        self.clock.received = true;
+        Poll::Ready(Ok(came))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // The rest of a frame that has begun, if it is no larger than the session will take.
         let frame_max = self.session.frame_size_bytes_max() as usize + frame::OVERHEAD_BYTES;
         let frame = frame::size_bytes_of(self.input.bytes()).unwrap_or(0).min(frame_max);
         let mut buf = ReadBuf::new(self.input.room(frame.max(self.input_bytes_max())));
-        let polled = self.stream.poll_read(cx, &mut buf);
+        ready!(self.stream.poll_read(cx, &mut buf))?;
         let n = buf.filled().len();
-        match polled {
-            Poll::Pending => {
-                self.input.rest();
-                Poll::Pending
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => {
-                self.input.filled(n);
-                self.clock.received = true;
-                Poll::Ready(Ok(n))
-            }
-        }
+        self.input.filled(n);
+        Poll::Ready(Ok(n))
     }
 
     /// Whether unacknowledged deliveries are to be looked at; if not yet, we are woken then.

@@ -196,6 +196,33 @@ fn heartbeats_are_heard_behind_a_full_output_and_their_end_as_well() {
     });
 }
 
+/// The end is read together with what came before it.
+#[test]
+fn what_a_peer_sent_before_it_hung_up_is_handled() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine(dir.path(), 0);
+    run(async {
+        let (connection, mut client) = connect(&engine, 0).await;
+        let mut bytes = Vec::new();
+        let publish = Method::BasicPublish {
+            ticket: 0,
+            exchange: b"",
+            routing_key: b"q",
+            mandatory: false,
+            immediate: false,
+        };
+        for _ in 0..3 {
+            frame::write_method(&mut bytes, 1, &publish);
+            frame::write_content(&mut bytes, 1, &[0, 0], b"last words", 4096);
+        }
+        client.write_all(&bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        let (end, _) = connection.run().await;
+        assert!(matches!(end, End::PeerGone), "{end:?}");
+        assert_eq!(engine.totals().messages, 3);
+    });
+}
+
 /// A stream that ends right behind close-ok looks like a lost connection to some clients.
 #[test]
 fn after_close_ok_the_client_hangs_up_first() {
