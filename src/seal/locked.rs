@@ -1,5 +1,6 @@
 //! Memory for keys, and the only `unsafe` of this crate: pages that are locked into RAM, left out of core
-//! dumps, empty in a forked child, and fenced on both sides by pages that nobody may touch.
+//! dumps, empty in a forked child, and fenced on both sides by pages that nobody may touch. And [`Workspace`], the
+//! large memory that a password's hash works in.
 //!
 //! A value in them is cleared when it is dropped. Moving it moves a pointer, so no copy stays behind; what
 //! its making left on the stack is cleared by [`on_clean_stack`].
@@ -19,7 +20,9 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst, compiler_fence};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mlock, mmap_anonymous, mprotect};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mlock, mmap_anonymous, mprotect, munmap,
+};
 use zeroize::Zeroize;
 
 /// What is given out at a time, in bytes; also the strictest alignment that a value may have.
@@ -55,6 +58,55 @@ pub(super) fn on_clean_stack<R>(work: impl FnOnce() -> R) -> R {
     let result = apart(work);
     clear();
     result
+}
+
+/// Many values in pages of their own, which are the kernel's again as soon as this is dropped: nothing of a password is
+/// left in memory that others get, and an allocator that keeps what is freed for a while does not keep this. Left out of
+/// core dumps; too large to be locked.
+pub(super) struct Workspace<T> {
+    first: NonNull<T>,
+    count: usize,
+}
+
+impl<T: Copy> Workspace<T> {
+    const BYTES_EACH: usize = {
+        // The smallest pages that there are.
+        assert!(align_of::<T>() <= 4096 && size_of::<T>() > 0);
+        size_of::<T>()
+    };
+
+    /// `count` values, all the same; `None` when there is no memory, or nothing is asked for.
+    pub(super) fn new(count: usize, value: T) -> Option<Workspace<T>> {
+        let bytes = count.checked_mul(Self::BYTES_EACH).filter(|bytes| isize::try_from(*bytes).is_ok())?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, at a place that the kernel chooses. It refuses one of no bytes.
+        let pages = unsafe { mmap_anonymous(null_mut(), bytes, access, MapFlags::PRIVATE) }.ok()?;
+        let first = NonNull::new(pages.cast::<T>())?;
+        // Large pages, where the machine grants them, save thousands of faults.
+        for advice in [Advice::LinuxDontDump, Advice::LinuxHugepage] {
+            // SAFETY: the new mapping, which nobody else knows of; its contents do not change.
+            let _ = unsafe { madvise(pages, bytes, advice) };
+        }
+        for at in 0..count {
+            // SAFETY: within the mapping, writable, aligned as pages are (BYTES_EACH), and nobody else's.
+            unsafe { first.add(at).write(value) };
+        }
+        Some(Workspace { first, count })
+    }
+}
+
+impl<T> AsMut<[T]> for Workspace<T> {
+    fn as_mut(&mut self) -> &mut [T] {
+        // SAFETY: `new` wrote so many values there, and `&mut self` is the only way to them.
+        unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl<T> Drop for Workspace<T> {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping of `new`, which nobody can reach after this; values that are `Copy` need no drop.
+        let _ = unsafe { munmap(self.first.as_ptr().cast(), self.count * size_of::<T>()) };
+    }
 }
 
 /// One value in locked memory, owned as by a `Box`; cleared on drop.
@@ -230,6 +282,22 @@ mod tests {
         // The cells may be somebody else's as soon as they are given back, yet never with these bytes.
         drop(moved);
         assert_ne!(memory(address, 100), wanted);
+    }
+
+    #[test]
+    fn a_workspace_is_the_systems_again_when_it_goes() {
+        assert!(Workspace::new(0, 1u8).is_none() && Workspace::new(usize::MAX / 4, [1u8; 8]).is_none());
+        let mut space = Workspace::new(5000, [0x5A5A_u64; 16]).unwrap();
+        assert!(space.as_mut().len() == 5000 && space.as_mut().iter().all(|value| *value == [0x5A5A; 16]));
+        let address = space.first.addr().get();
+        let (heading, _, flags) = mapping(address);
+        assert!(heading.contains(" rw-p ") && flags.contains(" dd "), "{heading} {flags}");
+        drop(space);
+        // Another thread may have got the place meanwhile, yet never with these bytes.
+        let mut bytes = [0; 128];
+        let file = std::fs::File::open("/proc/self/mem").unwrap();
+        let is_readable = file.read_exact_at(&mut bytes, address as u64).is_ok();
+        assert!(!is_readable || !bytes.chunks(2).all(|two| two == 0x5A5A_u16.to_ne_bytes()));
     }
 
     #[test]

@@ -2,15 +2,15 @@
 //!
 //! Both functions take tens of milliseconds and 19 MiB on purpose; call them where blocking is permitted.
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
+use super::locked::Workspace;
 use super::nonce::{NoRandomness, random};
 
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -33,19 +33,51 @@ pub fn hash(password: &[u8]) -> Result<String, NotHashed> {
     let not_hashed = |e: &dyn std::fmt::Display| NotHashed(e.to_string());
     let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(|e| not_hashed(&e))?;
     let salt = random::<16>().map_err(|e| not_hashed(&e))?;
-    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    let phc: PasswordHash = argon.hash_password_with_salt(password, &salt).map_err(|e| not_hashed(&e))?;
+    let mut out = [0; Params::DEFAULT_OUTPUT_LEN];
+    derive(Algorithm::Argon2id, Version::V0x13, &params, password, &salt, &mut out)
+        .map_err(|e| not_hashed(&e))?;
+    let phc = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(&params).map_err(|e| not_hashed(&e))?,
+        salt: Some(Salt::new(&salt).map_err(|e| not_hashed(&e))?),
+        hash: Some(Output::new(&out).map_err(|e| not_hashed(&e))?),
+    };
     Ok(phc.to_string())
 }
 
 /// Whether `password` is the one of `phc`; compared in constant time. A malformed `phc` fits no password.
 pub fn verify(phc: &str, password: &[u8]) -> bool {
-    let Ok(parsed) = PasswordHash::new(phc) else { return false };
-    let Ok(params) = Params::try_from(&parsed) else { return false };
+    is_of(phc, password).unwrap_or(false)
+}
+
+fn is_of(phc: &str, password: &[u8]) -> Option<bool> {
+    let parsed = PasswordHash::new(phc).ok()?;
+    let params = Params::try_from(&parsed).ok()?;
     if params.m_cost() > MEMORY_KIB_MAX || params.t_cost() > PASSES_MAX {
-        return false;
+        return None;
     }
-    Argon2::default().verify_password(password, &parsed).is_ok()
+    let algorithm = Algorithm::try_from(parsed.algorithm.as_str()).ok()?;
+    let version = parsed.version.map_or(Ok(Version::default()), Version::try_from).ok()?;
+    let (salt, wanted) = (parsed.salt?, parsed.hash?);
+    let mut out = [0; Output::MAX_LENGTH];
+    let out = out.get_mut(..wanted.len())?;
+    derive(algorithm, version, &params, password, &salt, out).ok()?;
+    // `Output` compares in constant time.
+    Some(Output::new(out).ok()? == wanted)
+}
+
+/// Fills `out`. Its memory goes back to the system at once, and is nobody's before it is empty.
+pub(super) fn derive(
+    algorithm: Algorithm,
+    version: Version,
+    params: &Params,
+    password: &[u8],
+    salt: &[u8],
+    out: &mut [u8],
+) -> Result<(), argon2::Error> {
+    let space = Workspace::new(params.block_count(), Block::new()).ok_or(argon2::Error::OutOfMemory)?;
+    Argon2::new(algorithm, version, params.clone()).hash_password_into_with_memory(password, salt, out, space)
 }
 
 /// As slow as [`verify`] with a wrong password, for users who do not exist: time must not tell which do.

@@ -2,14 +2,15 @@
 //! key ([`super::key_service`]).
 //! Turning a passphrase takes a second and 256 MiB on purpose; do it where blocking is permitted.
 
-use argon2::{Algorithm, Argon2, Block, Params, Version};
-use zeroize::{Zeroize, Zeroizing};
+use argon2::{Algorithm, Params, Version};
+use zeroize::Zeroizing;
 
 use super::key::Kek;
 use super::key_service::{self, KeyService, Service};
 use super::keyring::KeyringError;
 use super::locked::on_clean_stack;
 use super::nonce::random;
+use super::password;
 use crate::limits::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN};
 
 /// Argon2id's cost (RFC 9106); stored in the slot, so that it can be raised for new slots only.
@@ -69,18 +70,12 @@ impl Passphrase {
         }
         let failed = |e: argon2::Error| KeyringError::Argon2(e.to_string());
         let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32)).map_err(failed)?;
-        let mut blocks: Vec<Block> = Vec::new();
-        let count = params.block_count();
-        blocks.try_reserve_exact(count).map_err(|e| KeyringError::Argon2(e.to_string()))?;
-        blocks.resize(count, Block::new());
-        let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        // The memory is ours because the library would give its own back as it is.
         let made = on_clean_stack(|| {
             let mut key = Zeroizing::new([0; 32]);
-            argon.hash_password_into_with_memory(&self.0, salt, key.as_mut_slice(), blocks.as_mut_slice())?;
+            let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
+            password::derive(algorithm, version, &params, &self.0, salt, key.as_mut_slice())?;
             Ok(Kek::take(&mut key))
         });
-        blocks.zeroize();
         made.map_err(failed)
     }
 }
