@@ -147,6 +147,33 @@ def test_the_classroom_has_a_readable_picture_for_each_size(own, tmp_path):
     assert password not in (tmp_path / "p.json").read_text() + out
 
 
+def test_a_queue_is_held_as_deep_as_asked(site):
+    figures = site.figures("--count", "500", "--depth", "300", "--prefetch", "20", "--ack-every", "7", "--warmup", "0")
+    assert figures["published"] == 500 and figures["latency_us"] is None
+    assert 500 <= figures["delivered"] <= 500 + 150 + 2 * 20, "at most half a depth ahead, and what was prefetched"
+
+
+def test_curves_show_what_a_crowd_costs(own, tmp_path):
+    outputs = ["--plot", tmp_path / "p.svg", "--json", tmp_path / "p.json"]
+    small = ["--count", "100", "--most", "100", "--repeat", "2"]
+    status, out, err = own.bench("--preset", "scale", *small, *outputs, "--cpu-of", str(own.native.process.pid))
+    assert (status, err) == (0, "")
+    assert "100 queues declared and bound" in out and "at most 10 s" in out
+    curves = {curve["name"]: curve["points"] for curve in json.loads((tmp_path / "p.json").read_text())["curves"]}
+    crowds = ["idle_queues", "idle_bindings", "bindings", "idle_connections"]
+    assert set(curves) == {"depth", *crowds}
+    assert [point["x"] for point in curves["depth"]] == [100, 1000, 3000, 10_000]
+    for name in crowds:
+        assert [point["x"] for point in curves[name]] == [0, 1, 10, 100]
+        assert [point["load"]["settings"][name] for point in curves[name]] == [0, 1, 10, 100]
+    runs = [run for points in curves.values() for point in points for run in point["load"]["brokers"][0]["runs"]]
+    assert len(runs) == 5 * 4 * 2
+    assert all(run["delivered"] >= run["published"] >= 100 for run in runs)
+    texts = list(xml.etree.ElementTree.parse(tmp_path / "p.svg").getroot().itertext())
+    for wanted in ("Idle connections", "Messages in the queue, held as deep", "10 000"):
+        assert wanted in texts, wanted
+
+
 def test_plain_amqp_needs_no_authority(native):
     site = site_of(native(tls="0", at_rest="plain-insecure"))
     figures = site.figures("--count", "100", "--warmup", "0")

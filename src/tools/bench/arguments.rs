@@ -9,6 +9,7 @@ use clap::Parser;
 use super::error::{Error, Result};
 use super::load::{Amount, Argument, BODY_BYTES_MIN, Load, bytes_text};
 use super::presets::{self, PRESETS, USUAL, Values};
+use super::scale::{self, Curve};
 use super::trust::Trust;
 use super::url::Target;
 
@@ -97,9 +98,28 @@ pub struct Arguments {
     /// Empty queues, each bound to another exchange than the traffic's [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     idle_queues: usize,
+    /// Bindings of another exchange than the traffic's [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    idle_bindings: usize,
     /// Publish to a topic exchange that has so many bindings beside those that match [default: none, no exchange]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with = "fanout")]
     bindings: usize,
+    /// Publish to a topic exchange with so many routing keys in turn [default: one for each queue]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, conflicts_with = "fanout")]
+    keys: usize,
+    /// Put so many messages into the queues before, and hold them as deep during the run [default: 0]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        conflicts_with = "backlog"
+    )]
+    depth: u64,
+    /// The largest crowd of the preset `scale`: queues, bindings, connections; queues are a hundred times as deep
+    #[arg(long, value_name = "N", default_value_t = scale::MOST, hide_default_value = true,
+          value_parser = clap::value_parser!(u64).range(100..=100_000))]
+    most: u64,
     /// Consume only when everything is published
     #[arg(long)]
     backlog: bool,
@@ -119,7 +139,7 @@ pub struct Arguments {
     /// Write all figures to this file; `-` is standard output, without the table
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw a comparison as SVG; with several sizes one file for each, named FILE-SIZE.svg
+    /// Draw a comparison, or the curves of the preset `scale`, as SVG; with several sizes one file for each, named FILE-SIZE.svg
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// No progress on the terminal
@@ -158,6 +178,8 @@ pub struct Plan {
     pub trust: Trust,
     /// Workloads, one for each size.
     pub loads: Vec<Load>,
+    /// Instead of these, what a crowd costs.
+    pub curves: Vec<Curve>,
     /// What is run before, unmeasured.
     pub warmup: Option<Amount>,
     /// Measured runs of each load on each broker.
@@ -191,10 +213,18 @@ impl Arguments {
             .iter()
             .map(|size| self.load(&values, preset.map(|p| p.name), *size))
             .collect::<Result<_>>()?;
+        let curves = match loads.as_slice() {
+            [load] if self.preset.as_deref() == Some(scale::PRESET) => scale::curves(load, self.most),
+            _ if self.preset.as_deref() == Some(scale::PRESET) => {
+                return Err(usage("the preset scale has bodies of one size".into()));
+            }
+            _ => Vec::new(),
+        };
         let warmup = self.warmup(loads.first().map_or(values.amount, |load| load.amount))?;
         Ok(Plan {
             brokers: self.brokers()?,
             loads,
+            curves,
             warmup,
             trust: Trust { authorities: self.ca, client: self.cert.zip(self.key) },
             repeat: self.repeat,
@@ -275,7 +305,11 @@ impl Arguments {
             fanout: self.fanout || values.fanout,
             idle_connections: self.idle_connections,
             idle_queues: self.idle_queues,
+            idle_bindings: self.idle_bindings,
             bindings: self.bindings,
+            keys: self.keys,
+            depth: self.depth,
+            settles: false,
             backlog: self.backlog || values.backlog,
             arguments: self.queue_arguments()?,
             prefix: self.prefix.clone(),
@@ -312,8 +346,12 @@ fn check(load: &Load) -> Result<()> {
         let never = format!("--ack-every {ack_every} would never be reached with --prefetch {prefetch}");
         return Err(usage(never));
     }
-    if load.fanout && load.bindings > 0 {
-        return Err(usage("--bindings is for a topic exchange, this load has a fanout exchange".into()));
+    if load.fanout && load.bindings + load.keys > 0 {
+        let fanout = "--bindings and --keys are for a topic exchange, this load has a fanout exchange";
+        return Err(usage(fanout.into()));
+    }
+    if load.depth > 0 && (load.backlog || load.fanout || load.consumers == 0) {
+        return Err(usage("--depth needs consumers from the start, and no fanout exchange".into()));
     }
     if load.backlog && load.consumers == 0 {
         return Err(usage("--backlog needs consumers to take it".into()));
@@ -426,6 +464,10 @@ pub(super) mod tests {
             ("--size 999999999 amqp://h", "128 MiB"),
             ("--ack-every 300 amqp://h", "never be reached"),
             ("--backlog --consumers 0 amqp://h", "needs consumers"),
+            ("--depth 5 --consumers 0 amqp://h", "--depth needs consumers"),
+            ("--preset backlog --depth 5 amqp://h", "--depth needs consumers"),
+            ("--preset fanout-10 --keys 5 amqp://h", "topic exchange"),
+            ("--preset scale --size 10,20 amqp://h", "one size"),
             ("--count 0 amqp://h", "count"),
             ("--producers 0 amqp://h", "producers"),
             ("--duration 0 amqp://h", "more than 0"),

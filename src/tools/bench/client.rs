@@ -177,19 +177,31 @@ pub async fn close(mut link: Link) {
     let _ = link.wait(|method| matches!(method, Method::ConnectionCloseOk {}).then_some(())).await;
 }
 
-/// Deletes queues and exchanges by name, on a connection of its own. What is not there is no error.
-pub async fn delete(target: &Target, tls: &Arc<ClientConfig>, names: &Names) -> Result<()> {
-    let (mut link, _) = open(target, tls).await?;
-    for queue in names.queues.iter().chain(&names.idle_queues) {
+/// Deletes queues by name. What is not there is no error.
+pub async fn delete_queues(link: &mut Link, names: impl IntoIterator<Item = &String>) -> Result<()> {
+    let mut count = 0;
+    for queue in names {
         let queue = queue.as_bytes();
-        let delete =
-            Method::QueueDelete { ticket: 0, queue, if_unused: false, if_empty: false, no_wait: false };
-        link.send(&delete);
+        link.send(&Method::QueueDelete {
+            ticket: 0,
+            queue,
+            if_unused: false,
+            if_empty: false,
+            no_wait: false,
+        });
+        count += 1;
     }
     link.doing = "deleting queues";
-    for _ in names.queues.iter().chain(&names.idle_queues) {
+    for _ in 0..count {
         link.wait(|method| matches!(method, Method::QueueDeleteOk { .. }).then_some(())).await?;
     }
+    Ok(())
+}
+
+/// Deletes the traffic's queues, and exchanges, on a connection of its own. What is not there is no error.
+pub async fn delete(target: &Target, tls: &Arc<ClientConfig>, names: &Names) -> Result<()> {
+    let (mut link, _) = open(target, tls).await?;
+    delete_queues(&mut link, &names.queues).await?;
     let idle = (!names.idle_queues.is_empty()).then_some(&names.idle_exchange);
     for exchange in names.exchange.iter().chain(idle) {
         let exchange = exchange.as_bytes();

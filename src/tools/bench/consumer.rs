@@ -9,6 +9,7 @@ use super::error::{Error, Result};
 use super::histogram::Histogram;
 use super::link::{Link, check_close, not_amqp};
 use super::load::{BODY_BYTES_MIN, Load};
+use super::producer::PACE;
 use super::tally::Tally;
 use crate::amqp::frame::Kind;
 use crate::amqp::method::Method;
@@ -20,6 +21,8 @@ pub struct Consumer {
     ack_every: u64,
     /// Whether the time under way means anything: what waited in a backlog on purpose says nothing.
     is_timed: bool,
+    /// How far it may be ahead of the producers.
+    lead: Option<u64>,
     /// The delivery tag of the last message that was whole, and of the last acknowledgement.
     tag: u64,
     acknowledged: u64,
@@ -56,7 +59,8 @@ impl Consumer {
         Ok(Consumer {
             link,
             ack_every: load.ack_every,
-            is_timed: !load.backlog,
+            is_timed: !load.backlog && load.depth == 0,
+            lead: load.lead(),
             tag: 0,
             acknowledged: 0,
             coming: 0,
@@ -72,9 +76,12 @@ impl Consumer {
     pub async fn run(mut self, tally: Arc<Tally>, mut stop: watch::Receiver<bool>) -> Result<Consumed> {
         loop {
             self.read(&tally)?;
+            // Unread and unacknowledged, the next ones stay in the queue.
+            let must_wait = self.lead.is_some_and(|lead| tally.delivered() > tally.published() + lead);
             tokio::select! {
                 biased;
-                turned = self.link.turn() => turned?,
+                () = tokio::time::sleep(PACE), if must_wait => {}
+                turned = self.link.turn(), if !must_wait => turned?,
                 _ = stop.wait_for(|stop| *stop) => break,
             }
         }

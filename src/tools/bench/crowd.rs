@@ -2,6 +2,7 @@
 //! A broker should serve the traffic as if they were not there; what they take is told beside it.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -15,8 +16,9 @@ use super::machine;
 use super::producer::Names;
 use super::run::Broker;
 
-/// How many connections make it at the same time.
-const MAKERS: usize = 16;
+/// How many connections make it at the same time: a broker that syncs each declaration to its disk syncs those of many
+/// clients together.
+const MAKERS: usize = 64;
 
 /// What it took to make it. What was not asked for is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -37,56 +39,87 @@ pub async fn gather(broker: &Broker, load: &Load, names: &Names) -> Result<(Vec<
     let mut idle = Vec::new();
     if load.idle_connections > 0 {
         let began = Instant::now();
-        let connect = |link: Link, numbers: Vec<usize>, broker: Broker| async move {
-            let mut links = Vec::new();
-            for _ in numbers {
-                links.push(client::open(&broker.target, &broker.tls).await?.0);
-            }
-            client::close(link).await;
-            Ok(links)
-        };
-        idle = shared_out(broker, load.idle_connections, connect).await?;
+        idle = connect(broker, load.idle_connections).await?;
         cost.connect_s = Some(began.elapsed().as_secs_f64());
     }
     if !names.idle_queues.is_empty() {
         let began = Instant::now();
-        let (exchange, durable) = (names.idle_exchange.clone(), load.durable);
-        one(broker, async |link| client::declare_exchange(link, &exchange, "topic", durable).await).await?;
-        let queues = names.idle_queues.clone();
-        let declare = move |mut link: Link, numbers: Vec<usize>, _| {
-            let (queues, exchange) = (queues.clone(), exchange.clone());
-            async move {
-                for queue in numbers.iter().filter_map(|at| queues.get(*at)) {
-                    client::declare_queue(&mut link, queue, durable, Default::default()).await?;
-                    client::bind(&mut link, queue, &exchange, queue).await?;
-                }
-                client::close(link).await;
-                Ok(Vec::<()>::new())
-            }
-        };
-        shared_out(broker, names.idle_queues.len(), declare).await?;
+        declare(broker, names, load.durable).await?;
         cost.declare_s = Some(began.elapsed().as_secs_f64());
     }
+    let began = Instant::now();
+    if let (1.., Some(queue)) = (load.idle_bindings, names.idle_queues.first()) {
+        bind(broker, load.idle_bindings, &names.idle_exchange, queue).await?;
+    }
     if let (1.., Some(exchange), Some(queue)) = (load.bindings, &names.exchange, names.queues.first()) {
-        let began = Instant::now();
-        let (exchange, queue) = (exchange.clone(), queue.clone());
-        let bind = move |mut link: Link, numbers: Vec<usize>, _| {
-            let (exchange, queue) = (exchange.clone(), queue.clone());
-            async move {
-                for number in numbers {
-                    client::bind(&mut link, &queue, &exchange, &other_key(&exchange, number)).await?;
-                }
-                client::close(link).await;
-                Ok(Vec::<()>::new())
-            }
-        };
-        shared_out(broker, load.bindings, bind).await?;
+        bind(broker, load.bindings, exchange, queue).await?;
+    }
+    if load.idle_bindings + load.bindings > 0 {
         cost.bind_s = Some(began.elapsed().as_secs_f64());
     }
     if cost != Cost::default() {
         cost.crowd_resident_mib = broker.pid.map(machine::resident_mib).transpose()?;
     }
     Ok((idle, cost))
+}
+
+/// Deletes the empty queues. What is not there is no error.
+pub async fn disperse(broker: &Broker, names: &Names) -> Result<()> {
+    let queues = Arc::new(names.idle_queues.clone());
+    let delete = |mut link: Link, numbers: Vec<usize>, _| {
+        let queues = Arc::clone(&queues);
+        async move {
+            client::delete_queues(&mut link, numbers.iter().filter_map(|at| queues.get(*at))).await?;
+            client::close(link).await;
+            Ok(Vec::<()>::new())
+        }
+    };
+    shared_out(broker, names.idle_queues.len(), delete).await.map(drop)
+}
+
+async fn connect(broker: &Broker, count: usize) -> Result<Vec<Link>> {
+    let connect = |link: Link, numbers: Vec<usize>, broker: Broker| async move {
+        let mut links = Vec::new();
+        for _ in numbers {
+            links.push(client::open(&broker.target, &broker.tls).await?.0);
+        }
+        client::close(link).await;
+        Ok(links)
+    };
+    shared_out(broker, count, connect).await
+}
+
+async fn declare(broker: &Broker, names: &Names, durable: bool) -> Result<()> {
+    let exchange = &names.idle_exchange;
+    one(broker, async |link| client::declare_exchange(link, exchange, "topic", durable).await).await?;
+    let queues = Arc::new(names.idle_queues.clone());
+    let declare = |mut link: Link, numbers: Vec<usize>, _| {
+        let (queues, exchange) = (Arc::clone(&queues), exchange.clone());
+        async move {
+            for queue in numbers.iter().filter_map(|at| queues.get(*at)) {
+                client::declare_queue(&mut link, queue, durable, Default::default()).await?;
+                client::bind(&mut link, queue, &exchange, queue).await?;
+            }
+            client::close(link).await;
+            Ok(Vec::<()>::new())
+        }
+    };
+    shared_out(broker, names.idle_queues.len(), declare).await.map(drop)
+}
+
+/// Binds one queue so many times, with keys that nobody publishes with.
+async fn bind(broker: &Broker, count: usize, exchange: &str, queue: &str) -> Result<()> {
+    let bind = |mut link: Link, numbers: Vec<usize>, _| {
+        let (exchange, queue) = (exchange.to_owned(), queue.to_owned());
+        async move {
+            for number in numbers {
+                client::bind(&mut link, &queue, &exchange, &other_key(&exchange, number)).await?;
+            }
+            client::close(link).await;
+            Ok(Vec::<()>::new())
+        }
+    };
+    shared_out(broker, count, bind).await.map(drop)
 }
 
 /// A pattern that no published key matches; one in four is no plain word.

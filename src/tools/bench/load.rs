@@ -9,6 +9,9 @@ use crate::amqp::field_table::{TableWriter, Value};
 /// The smallest body: it begins with the time at which it was sent.
 pub const BODY_BYTES_MIN: usize = 8;
 
+/// The most messages that a queue which is held at a depth may have more or fewer.
+const LEAD_MAX: u64 = 1000;
+
 /// How much is published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Amount {
@@ -51,8 +54,16 @@ pub struct Load {
     pub idle_connections: usize,
     /// Queues beside those of the traffic, each bound to another exchange.
     pub idle_queues: usize,
+    /// Bindings of another exchange than the one that is published to.
+    pub idle_bindings: usize,
     /// Bindings that match nothing, on the topic exchange that is published to; 0: the default exchange.
     pub bindings: usize,
+    /// Routing keys that a topic exchange gets in turn; 0: each queue's name.
+    pub keys: usize,
+    /// Messages that are in the queues before, and stay as many.
+    pub depth: u64,
+    /// Whether CPU time is counted from rest to rest: nothing of what was before, and all that comes after.
+    pub settles: bool,
     /// Whether consumers start when everything is published.
     pub backlog: bool,
     /// Arguments of the queues.
@@ -100,22 +111,58 @@ impl Load {
 
     /// The type of the exchange that is published to; none for the default exchange.
     pub fn exchange_kind(&self) -> Option<&'static str> {
-        match (self.fanout, self.bindings) {
-            (true, _) => Some("fanout"),
-            (false, 1..) => Some("topic"),
-            (false, 0) => None,
+        match (self.fanout, self.bindings, self.keys) {
+            (true, ..) => Some("fanout"),
+            (false, 0, 0) => None,
+            (false, ..) => Some("topic"),
         }
     }
 
     /// All names of a run.
     pub fn names(&self, id: &str) -> Names {
         let prefix = &self.prefix;
+        let queues = self.queue_names(id);
+        let exchange = self.exchange_kind().map(|kind| format!("{prefix}.{id}.{kind}"));
+        // Other bindings begin with the same words, so that they are in the way.
+        let many = exchange.as_ref().filter(|_| self.keys > 0);
+        let (keys, binding_keys) = match many {
+            Some(exchange) => (
+                (0..self.keys).map(|at| format!("{exchange}.other.{at}.q{}", at % self.queues)).collect(),
+                (0..self.queues).map(|queue| format!("{exchange}.*.*.q{queue}")).collect(),
+            ),
+            // A fanout exchange looks at no key; elsewhere a queue goes by its name.
+            None if self.fanout => (vec![String::new()], queues.clone()),
+            None => (queues.clone(), queues.clone()),
+        };
+        let idle_queues = self.idle_queues.max(usize::from(self.idle_bindings > 0));
         Names {
-            queues: self.queue_names(id),
-            exchange: self.exchange_kind().map(|kind| format!("{prefix}.{id}.{kind}")),
-            idle_queues: (0..self.idle_queues).map(|at| format!("{prefix}.{id}.idle.{at}")).collect(),
+            queues,
+            exchange,
+            keys,
+            binding_keys,
+            idle_queues: (0..idle_queues).map(|at| format!("{prefix}.{id}.idle.{at}")).collect(),
             idle_exchange: format!("{prefix}.{id}.idle"),
         }
+    }
+
+    /// The same traffic with nothing around it.
+    pub fn alone(&self) -> Load {
+        let (idle_connections, idle_queues, idle_bindings) = (0, 0, 0);
+        Load {
+            idle_connections,
+            idle_queues,
+            idle_bindings,
+            bindings: 0,
+            depth: 0,
+            settles: false,
+            ..self.clone()
+        }
+    }
+
+    /// How far the producers may be ahead of the consumers, or these ahead of them, while the queues are held as deep
+    /// as they are; `None` when they are not.
+    pub fn lead(&self) -> Option<u64> {
+        (self.depth > 0).then(|| (self.depth / 2).clamp(1, LEAD_MAX))
     }
 
     /// The queues that a consumer takes from: each queue has a consumer, and each consumer a queue.
@@ -176,6 +223,7 @@ mod tests {
     #[test]
     fn names_of_two_runs_differ_and_begin_as_asked() {
         let load = Load { prefix: "mine".into(), queues: 2, fanout: true, ..load("") };
+        let crowd = load.clone();
         let names = load.names("ab");
         assert_eq!(names.queues, ["mine.ab.0", "mine.ab.1"]);
         assert_eq!(names.exchange.as_deref(), Some("mine.ab.fanout"));
@@ -185,6 +233,19 @@ mod tests {
             (crowded.idle_queues, &*crowded.idle_exchange),
             (vec!["mine.cd.idle.0".into()], "mine.cd.idle")
         );
+        let keyed = Load { fanout: false, keys: 3, idle_queues: 0, idle_bindings: 9, ..crowd };
+        let names = keyed.names("ef");
+        let at = "mine.ef.topic";
+        assert_eq!(names.binding_keys, [format!("{at}.*.*.q0"), format!("{at}.*.*.q1")]);
+        assert_eq!(names.keys, ["0.q0", "1.q1", "2.q0"].map(|key| format!("{at}.other.{key}")));
+        assert_eq!(names.idle_queues, ["mine.ef.idle.0"], "somebody must be bound");
+    }
+
+    #[test]
+    fn a_queue_that_is_held_at_a_depth_neither_runs_empty_nor_doubles() {
+        for (depth, lead) in [(0, None), (1, Some(1)), (10, Some(5)), (1_000_000, Some(1000))] {
+            assert_eq!(Load { depth, ..load("") }.lead(), lead);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -9,6 +10,9 @@ use super::error::{Error, Result};
 
 /// Ticks a second in `/proc/PID/stat`: USER_HZ, which is 100 on every architecture that this runs on.
 const TICKS_PER_S: f64 = 100.0;
+/// How often a process that is to come to rest is looked at, and how long at most.
+const REST_STEP: Duration = Duration::from_millis(100);
+const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// CPU seconds, user and system, that processes have used so far, or between two looks.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,20 @@ fn parse_stat(text: &str) -> Option<f64> {
     let mut fields = text[text.rfind(')')? + 1..].split_ascii_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
     Some((ticks()? + ticks()?) / TICKS_PER_S)
+}
+
+/// Waits until a process has used next to no CPU for a while, or for [`REST_TIMEOUT`].
+pub async fn at_rest(broker: Option<u32>) -> Result<()> {
+    let Some(pid) = broker.map(|pid| pid.to_string()) else { return Ok(()) };
+    let began = Instant::now();
+    let (mut last_s, mut quiet) = (cpu_seconds(&pid)?, 0);
+    while quiet < 2 && began.elapsed() < REST_TIMEOUT {
+        tokio::time::sleep(REST_STEP).await;
+        let now_s = cpu_seconds(&pid)?;
+        quiet = if now_s - last_s <= 1.5 / TICKS_PER_S { quiet + 1 } else { 0 };
+        last_s = now_s;
+    }
+    Ok(())
 }
 
 /// A process's resident memory, in MiB.

@@ -8,12 +8,14 @@
 //! | [`crowd`] | what stands around the traffic |
 //! | [`producer`], [`consumer`], [`pending`], [`tally`], [`histogram`] | the traffic, and what is counted on the way |
 //! | [`mod@run`] | one run against one broker |
-//! | [`figures`], [`machine`], [`report`], [`svg`], [`plot`], [`progress`] | what is told of it |
+//! | [`scale`] | many runs: what each thing that stands around the traffic, or waits in a queue, adds to a message's cost |
+//! | [`figures`], [`machine`], [`report`], [`svg`], [`plot`], [`curve_plot`], [`progress`] | what is told of it |
 
 pub mod arguments;
 pub mod client;
 pub mod consumer;
 pub mod crowd;
+pub mod curve_plot;
 pub mod error;
 pub mod figures;
 pub mod histogram;
@@ -27,6 +29,7 @@ pub mod producer;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod scale;
 pub mod svg;
 pub mod tally;
 pub mod trust;
@@ -44,6 +47,7 @@ use load::Load;
 use progress::Progress;
 use report::{BrokerReport, LoadReport, Report};
 use run::Broker;
+use scale::CurveReport;
 
 /// Exit statuses.
 pub mod exit {
@@ -93,19 +97,31 @@ async fn measure(arguments: Arguments, out: &mut impl Write) -> Result<()> {
     let brokers: Vec<Broker> = plan.brokers.iter().map(to_broker).collect();
     let progress = Progress::new(plan.is_quiet);
     let mut report = Report::new();
-    for load in &plan.loads {
-        let measured = tokio::select! {
-            measured = compare(&plan, load, &brokers, &progress) => measured?,
-            never = progress.show() => match never {},
-        };
+    for curve in &plan.curves {
+        let loads: Vec<Load> = curve.points.iter().map(|point| point.load.clone()).collect();
+        let measured = CurveReport::new(curve, shown(&plan, &loads, &brokers, &progress).await?);
         if !prints_json(&plan) {
-            print(out, &report::table(&measured))?;
+            print(out, &scale::table(&measured))?;
         }
-        report.loads.push(measured);
+        report.curves.push(measured);
+    }
+    let loads = if plan.curves.is_empty() { plan.loads.as_slice() } else { &[] };
+    for load in loads {
+        let measured = shown(&plan, std::slice::from_ref(load), &brokers, &progress).await?;
+        if !prints_json(&plan) {
+            measured.iter().try_for_each(|load| print(out, &report::table(load)))?;
+        }
+        report.loads.extend(measured);
+    }
+    if !report.curves.is_empty() && !prints_json(&plan) {
+        print(out, &scale::goals_table(&report.curves))?;
     }
     if let Some(path) = &plan.json {
         let text = report.to_json()?;
         if prints_json(&plan) { print(out, &text)? } else { write_file(path, &text)? }
+    }
+    if let (Some(path), false) = (&plan.plot, report.curves.is_empty()) {
+        write_file(path, &curve_plot::draw(&report.curves, &report.machine))?;
     }
     if let Some(path) = &plan.plot {
         for load in &report.loads {
@@ -118,27 +134,49 @@ async fn measure(arguments: Arguments, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// All runs of one load, the brokers in turn.
-async fn compare(plan: &Plan, load: &Load, brokers: &[Broker], progress: &Progress) -> Result<LoadReport> {
-    let mut report = LoadReport::new(load, plan.warmup);
-    for round in 0..plan.repeat {
-        for (at, broker) in brokers.iter().enumerate() {
-            let name = format!("{}, {}", broker.target.name, load.name);
-            if let (0, Some(amount)) = (round, plan.warmup) {
-                progress.label(format!("{name}, warm-up"));
-                let calm = Load { idle_connections: 0, idle_queues: 0, bindings: 0, ..load.clone() };
-                run::run(broker, &Load { amount, ..calm }, progress).await?;
-            }
-            progress.label(format!("{name}, run {} of {}", round + 1, plan.repeat));
-            let outcome = run::run(broker, load, progress).await?;
-            if round == 0 {
-                report.brokers.push(BrokerReport::new(&broker.target, outcome.server, outcome.tls));
-            }
-            report.brokers[at].runs.push(outcome.figures);
+/// As [`compare`], with progress on the terminal.
+async fn shown(
+    plan: &Plan,
+    loads: &[Load],
+    brokers: &[Broker],
+    progress: &Progress,
+) -> Result<Vec<LoadReport>> {
+    tokio::select! {
+        measured = compare(plan, loads, brokers, progress) => measured,
+        never = progress.show() => match never {},
+    }
+}
+
+/// All runs of some loads: in each round every load once, on the brokers in turn, so that what changes on the machine
+/// meanwhile is shared out among them.
+async fn compare(
+    plan: &Plan,
+    loads: &[Load],
+    brokers: &[Broker],
+    progress: &Progress,
+) -> Result<Vec<LoadReport>> {
+    let mut reports: Vec<LoadReport> = loads.iter().map(|load| LoadReport::new(load, plan.warmup)).collect();
+    for (broker, load) in brokers.iter().flat_map(|broker| loads.first().map(|load| (broker, load))) {
+        if let Some(amount) = plan.warmup {
+            progress.label(format!("{}, {}, warm-up", broker.target.name, load.name));
+            run::run(broker, &Load { amount, ..load.alone() }, progress).await?;
         }
     }
-    report.finish();
-    Ok(report)
+    for round in 0..plan.repeat {
+        for (report, load) in reports.iter_mut().zip(loads) {
+            for (at, broker) in brokers.iter().enumerate() {
+                let name = &broker.target.name;
+                progress.label(format!("{name}, {}, run {} of {}", load.name, round + 1, plan.repeat));
+                let outcome = run::run(broker, load, progress).await?;
+                if round == 0 {
+                    report.brokers.push(BrokerReport::new(&broker.target, outcome.server, outcome.tls));
+                }
+                report.brokers[at].runs.push(outcome.figures);
+            }
+        }
+    }
+    reports.iter_mut().for_each(LoadReport::finish);
+    Ok(reports)
 }
 
 fn prints_json(plan: &Plan) -> bool {

@@ -48,7 +48,8 @@ fn class(broker: usize) -> String {
     format!("c{}", broker % COLOURS.len())
 }
 
-fn legend(broker: &BrokerReport) -> String {
+/// Who a broker is.
+pub(super) fn legend(broker: &BrokerReport) -> String {
     let transport = broker.tls.unwrap_or("plain TCP");
     format!("{} ({}, {transport})", broker.name, broker.server)
 }

@@ -117,6 +117,11 @@ pub const PRESETS: &[Preset] = &[
         values: Values { amount: Amount::Count(300_000), backlog: true, prefetch: 1000, ..CONFIRMED },
     },
     Preset {
+        name: super::scale::PRESET,
+        about: "curves: CPU for each message over idle queues, bindings, depth, connections (--most 10000)",
+        values: CONFIRMED,
+    },
+    Preset {
         name: "latency-5k-per-s",
         about: "25 000 at 5 000 messages a second, each acknowledged",
         values: Values { amount: Amount::Count(25_000), rate: 5000, ack_every: 1, ..CONFIRMED },

@@ -18,7 +18,7 @@ use crate::amqp::properties::{PERSISTENT, Properties};
 /// More is not laid out while this much waits to be sent: larger writes gain nothing.
 const BATCH_BYTES: usize = 64 * 1024;
 /// A paced producer looks at the clock this often; tokio's timer is no finer.
-const PACE: Duration = Duration::from_millis(1);
+pub const PACE: Duration = Duration::from_millis(1);
 /// The filler of bodies: neither text nor zeros, so that what compresses gains little.
 const FILLER: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -69,6 +69,8 @@ pub struct Producer {
     /// Messages a second; 0: no limit.
     rate: f64,
     window: usize,
+    /// How far it may be ahead of the consumers.
+    lead: Option<u64>,
     pending: Pending,
     sent: u64,
     waited: Histogram,
@@ -92,10 +94,8 @@ impl Producer {
         }
         let frame_bytes_max = link.frame_bytes_max();
         let exchange = names.exchange.as_deref().unwrap_or_default();
-        // A fanout exchange looks at no key; elsewhere a queue goes by its name.
-        let keys = if load.fanout { &[String::new()] } else { names.queues.as_slice() };
         let templates: Vec<Template> =
-            keys.iter().map(|key| Template::new(load, exchange, key, frame_bytes_max)).collect();
+            names.keys.iter().map(|key| Template::new(load, exchange, key, frame_bytes_max)).collect();
         let producers = load.producers as u64;
         let amount = match load.amount {
             Amount::Count(count) => {
@@ -110,6 +110,7 @@ impl Producer {
             amount,
             rate: load.rate as f64 / producers as f64,
             window: load.confirms,
+            lead: load.lead(),
             pending: Pending::default(),
             sent: 0,
             waited: Histogram::default(),
@@ -127,7 +128,8 @@ impl Producer {
                 break;
             }
             // Between two paced messages there may be nothing to send and nothing to receive.
-            let must_look_again = !is_over && (self.rate > 0.0 || matches!(self.amount, Amount::Time(_)));
+            let is_paced = self.rate > 0.0 || self.lead.is_some() || matches!(self.amount, Amount::Time(_));
+            let must_look_again = !is_over && is_paced;
             if must_look_again {
                 tokio::select! {
                     turned = self.link.turn() => turned?,
@@ -163,6 +165,8 @@ impl Producer {
             0 => u64::MAX,
             window => window.saturating_sub(self.pending.len()) as u64,
         };
+        let ahead = tally.published().saturating_sub(tally.delivered());
+        let allowed = allowed.min(self.lead.map_or(u64::MAX, |lead| lead.saturating_sub(ahead)));
         let now_us = tally.now_us();
         let mut count = 0;
         while count < left.min(due).min(allowed) && self.link.backlog_bytes() < BATCH_BYTES {
@@ -208,6 +212,10 @@ pub struct Names {
     pub queues: Vec<String>,
     /// The exchange that is published to, if it is not the default one.
     pub exchange: Option<String>,
+    /// What is published with, in turn.
+    pub keys: Vec<String>,
+    /// What each queue is bound to the exchange with.
+    pub binding_keys: Vec<String>,
     /// Queues that have no part in the traffic.
     pub idle_queues: Vec<String>,
     /// The exchange that these are bound to.

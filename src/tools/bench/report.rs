@@ -10,6 +10,7 @@ use super::error::{Error, Result};
 use super::figures::{Figures, MEASURES, Spread};
 use super::load::{Amount, Argument, Load, bytes_text};
 use super::machine::Machine;
+use super::scale::CurveReport;
 use super::url::Target;
 
 /// Everything that was measured.
@@ -25,6 +26,9 @@ pub struct Report {
     pub machine: Machine,
     /// one for each workload
     pub loads: Vec<LoadReport>,
+    /// one for each kind of crowd, with the preset `scale`
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<CurveReport>,
 }
 
 /// One workload on all brokers.
@@ -59,7 +63,10 @@ pub struct Settings {
     pub fanout: bool,
     pub idle_connections: usize,
     pub idle_queues: usize,
+    pub idle_bindings: usize,
     pub bindings: usize,
+    pub keys: usize,
+    pub depth: u64,
     pub backlog: bool,
     pub arguments: BTreeMap<String, serde_json::Value>,
 }
@@ -91,6 +98,7 @@ impl Report {
             started_unix_s: since_1970.as_secs(),
             machine: Machine::this(),
             loads: Vec::new(),
+            curves: Vec::new(),
         }
     }
 
@@ -135,7 +143,10 @@ impl LoadReport {
             fanout: load.fanout,
             idle_connections: load.idle_connections,
             idle_queues: load.idle_queues,
+            idle_bindings: load.idle_bindings,
             bindings: load.bindings,
+            keys: load.keys,
+            depth: load.depth,
             backlog: load.backlog,
             arguments: load
                 .arguments
@@ -190,24 +201,33 @@ pub fn table(load: &LoadReport) -> String {
         let cells = columns.iter().map(|measure| figure(measure.key));
         rows.push([broker.name.clone()].into_iter().chain(cells).collect());
     }
-    let widths: Vec<usize> = (0..=columns.len())
-        .map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0))
-        .collect();
     let runs = load.brokers.iter().map(|broker| broker.runs.len()).max().unwrap_or(0);
     let middle = if runs > 1 { format!(", medians of {runs} runs") } else { String::new() };
     let mut text = format!("{}: {}{middle}\n", load.name, describe(&load.settings));
-    for row in rows {
-        let mut line = format!("{:<1$}", row[0], widths[0]);
-        for (cell, width) in row.iter().zip(&widths).skip(1) {
-            let _ = write!(line, "  {cell:>width$}");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
+    text.push_str(&aligned(&rows));
     if load.brokers.iter().flat_map(|broker| &broker.runs).any(|run| run.was_blocked) {
         text.push_str("A broker stopped its publishers for a while (connection.blocked).\n");
     }
     text.push('\n');
+    text
+}
+
+/// Rows of cells as lines: the first column to the left, numbers to the right.
+pub fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| {
+        rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (at, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let _ = if at == 0 { write!(line, "{cell:<width$}") } else { write!(line, "  {cell:>width$}") };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
     text
 }
 
@@ -240,10 +260,13 @@ pub fn describe(settings: &Settings) -> String {
     for (count, what) in [
         (settings.idle_connections, "idle connection"),
         (settings.idle_queues, "idle queue"),
+        (settings.idle_bindings, "idle binding"),
         (settings.bindings, "other binding"),
+        (settings.keys, "routing key"),
     ] {
         parts.extend((count > 0).then(|| many(count, what)));
     }
+    parts.extend((settings.depth > 0).then(|| format!("{} deep", number(settings.depth as f64))));
     parts.extend(settings.backlog.then(|| "consumed afterwards".into()));
     parts.extend(settings.arguments.iter().map(|(name, value)| format!("{name} {value}")));
     parts.join(", ")

@@ -14,7 +14,7 @@ use super::crowd;
 use super::error::{Error, Result};
 use super::figures::{Figures, Times};
 use super::histogram::Histogram;
-use super::load::Load;
+use super::load::{Amount, Load};
 use super::machine::{self, Cpu};
 use super::producer::{Names, Producer, Published};
 use super::progress::Progress;
@@ -59,12 +59,17 @@ pub async fn run(broker: &Broker, load: &Load, progress: &Progress) -> Result<Ou
         stopped = interrupted() => Err(stopped.err().unwrap_or(Error::Interrupted)),
     };
     progress.clear();
-    let deleted = client::delete(&broker.target, &broker.tls, &names).await;
+    let deleted = delete(broker, &names).await;
     match (outcome, deleted) {
         // What went wrong first is what matters.
         (Err(error), _) | (Ok(_), Err(error)) => Err(error),
         (Ok(outcome), Ok(())) => Ok(outcome),
     }
+}
+
+async fn delete(broker: &Broker, names: &Names) -> Result<()> {
+    let dispersed = crowd::disperse(broker, names).await;
+    dispersed.and(client::delete(&broker.target, &broker.tls, names).await)
 }
 
 async fn interrupted() -> Result<()> {
@@ -84,20 +89,22 @@ async fn drive(broker: &Broker, load: &Load, names: &Names, progress: &Progress)
     }
     if let (Some(exchange), Some(kind)) = (&names.exchange, load.exchange_kind()) {
         client::declare_exchange(&mut setup, exchange, kind, load.durable).await?;
-        for queue in &names.queues {
-            client::bind(&mut setup, queue, exchange, queue).await?;
+        for (queue, key) in names.queues.iter().zip(&names.binding_keys) {
+            client::bind(&mut setup, queue, exchange, key).await?;
         }
     }
     let (idle, cost) = crowd::gather(broker, load, names).await?;
-    let mut producers = Vec::new();
-    for number in 0..load.producers {
-        let (link, _) = client::open(&broker.target, &broker.tls).await?;
-        producers.push(Producer::prepare(link, load, number, names).await?);
+    if load.depth > 0 {
+        fill(broker, load, names, progress).await?;
     }
+    let producers = producers(broker, load, names).await?;
     let consumers = if load.backlog { Vec::new() } else { subscribe(broker, load, names).await? };
     let tls = setup.tls_version();
     client::close(setup).await;
 
+    if load.settles {
+        machine::at_rest(broker.pid).await?;
+    }
     let before = Cpu::of(broker.pid)?;
     let tally = Arc::new(Tally::start());
     progress.watch(&tally);
@@ -116,10 +123,14 @@ async fn drive(broker: &Broker, load: &Load, names: &Names, progress: &Progress)
         () = tally.completed() => {}
         Some(ended) = consuming.join_next() => return Err(ended_early(ended)),
     }
+    if load.settles {
+        machine::at_rest(broker.pid).await?;
+    }
     let spent = Cpu::of(broker.pid)?.since(&before);
     stop.send_replace(true);
     let consumed = join(consuming).await?;
-    if consumed.count != expected {
+    // Of a queue that is never empty a consumer may have taken some more.
+    if consumed.count < expected || (consumed.count > expected && load.depth == 0) {
         let address = broker.target.address();
         return Err(Error::Miscounted { address, expected, delivered: consumed.count });
     }
@@ -136,6 +147,24 @@ async fn drive(broker: &Broker, load: &Load, names: &Names, progress: &Progress)
     figures.crowd = cost;
     drop(idle);
     Ok(Outcome { server, tls, figures })
+}
+
+/// Publishes what is to be in the queues before.
+async fn fill(broker: &Broker, load: &Load, names: &Names, progress: &Progress) -> Result<()> {
+    let before = Load { amount: Amount::Count(load.depth), depth: 0, rate: 0, ..load.clone() };
+    let producers = producers(broker, &before, names).await?;
+    let tally = Arc::new(Tally::start());
+    progress.watch(&tally);
+    publish(producers, &mut JoinSet::new(), &tally).await.map(drop)
+}
+
+async fn producers(broker: &Broker, load: &Load, names: &Names) -> Result<Vec<Producer>> {
+    let mut producers = Vec::new();
+    for number in 0..load.producers {
+        let (link, _) = client::open(&broker.target, &broker.tls).await?;
+        producers.push(Producer::prepare(link, load, number, names).await?);
+    }
+    Ok(producers)
 }
 
 async fn subscribe(broker: &Broker, load: &Load, names: &Names) -> Result<Vec<Consumer>> {

@@ -55,12 +55,21 @@ impl Svg {
         );
     }
 
-    /// A line.
+    /// A line; its class `l0`, `l1` and so on has the colour of `c0`, `c1`.
     pub fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let ((x1, y1), (x2, y2)) = (from, to);
         let _ = writeln!(
             self.text,
             "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"
+        );
+    }
+
+    /// A filled circle; `class` is its colour, `hint` what a pointer on it shows.
+    pub fn dot(&mut self, class: &str, (x, y): (f64, f64), radius: f64, hint: &str) {
+        let hint = escape(hint);
+        let _ = writeln!(
+            self.text,
+            "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\"><title>{hint}</title></circle>"
         );
     }
 
@@ -89,13 +98,13 @@ fn style() -> String {
     let mut light = String::new();
     let mut dark = String::new();
     for (at, (on_white, on_black)) in COLOURS.iter().enumerate() {
-        let _ = write!(light, ".c{at}{{fill:{on_white}}}");
-        let _ = write!(dark, ".c{at}{{fill:{on_black}}}");
+        let _ = write!(light, ".c{at}{{fill:{on_white}}}.l{at}{{stroke:{on_white}}}");
+        let _ = write!(dark, ".c{at}{{fill:{on_black}}}.l{at}{{stroke:{on_black}}}");
     }
     format!(
         "text{{font:12px system-ui,sans-serif;fill:#222}}.head{{font-size:16px;font-weight:600}}\
          .part{{font-weight:600}}.faint{{fill:#666}}.ground{{fill:#fff}}.grid{{stroke:#ddd}}.axis{{stroke:#666}}\
-         .spread{{stroke:#222;stroke-width:1.5}}{light}\
+         .spread{{stroke:#222;stroke-width:1.5}}.curve{{stroke-width:2}}{light}\
          @media (prefers-color-scheme:dark){{text{{fill:#eee}}.faint{{fill:#aaa}}.ground{{fill:#16181d}}\
          .grid{{stroke:#3a3d45}}.axis{{stroke:#999}}.spread{{stroke:#eee}}{dark}}}"
     )
@@ -173,6 +182,7 @@ pub(super) mod tests {
             svg.text("part", (1.0, 2.0), Anchor::End, &other);
             svg.bar("c1", 0.0, 0.0, 1.0, 1.0, &any);
             svg.line("grid", (0.0, 0.0), (1.0, 1.0));
+            svg.dot("c1", (0.0, 0.0), 1.0, &other);
             assert_well_formed(&svg.finish());
         }
 
