@@ -10,12 +10,14 @@ use super::record::Manifest;
 use super::rocks::Puts;
 use crate::broker::id::{QueueId, Seq};
 use crate::limits::EXTRA_ENTRIES_MAX;
-use crate::seal::multiset::Multiset;
+use crate::seal::multiset::{Change, Multiset, entry_name};
 
 /// All queues.
 pub(super) struct Ledger {
     queues: HashMap<QueueId, QueueLedger, foldhash::fast::RandomState>,
     multiset: Multiset,
+    /// What that queue's sum is still to be changed by.
+    change: (QueueId, Change),
     /// The sums are under a key; not so in a plain store.
     is_keyed: bool,
     touched: Vec<QueueId>,
@@ -64,7 +66,8 @@ pub(super) struct Dropped {
 impl Ledger {
     pub(super) fn new(multiset: Multiset, is_keyed: bool) -> Ledger {
         let (queues, counted) = (HashMap::default(), HashSet::default());
-        Ledger { queues, multiset, is_keyed, touched: Vec::new(), counted, key_use: KeyUse::default() }
+        let (touched, change, key_use) = Default::default();
+        Ledger { queues, multiset, change, is_keyed, touched, counted, key_use }
     }
 
     pub(super) fn is_keyed(&self) -> bool {
@@ -114,18 +117,17 @@ impl Ledger {
 
     /// An entry of `bytes` message bytes, sealed under data key `key`, is in the batch.
     pub(super) fn put(&mut self, queue: QueueId, seq: Seq, bytes: u32, key: u32) -> Result<(), Duplicate> {
-        let term = self.term(queue, seq, key);
         let ledger = self.queues.entry(queue).or_default();
         if !ledger.live.insert(seq) {
             return Err(Duplicate(queue, seq));
         }
         ledger.live_bytes += u64::from(bytes);
-        ledger.multiset = ledger.multiset.wrapping_add(term);
         ledger.next_seq = ledger.next_seq.max(seq.0 + 1);
         let head = ledger.live.first().map_or(seq.0, |first| first.0);
         ledger.keys.put(seq.0, key, head);
         self.key_use.add(key);
         ledger.touch(queue, &mut self.touched);
+        self.change(queue, seq, key, false);
         Ok(())
     }
 
@@ -136,10 +138,27 @@ impl Ledger {
         ledger.live.remove(seq);
         ledger.live_bytes = ledger.live_bytes.saturating_sub(bytes.into());
         let key = ledger.keys.key(seq.0);
-        ledger.multiset = ledger.multiset.wrapping_sub(self.multiset.term(queue.0, seq.0, key));
         self.key_use.release(key);
         ledger.touch(queue, &mut self.touched);
+        self.change(queue, seq, key, true);
         Some(self.key_use.puts(key))
+    }
+
+    /// An entry comes to its queue's sum, or goes, when as many are known as are reckoned together.
+    fn change(&mut self, queue: QueueId, seq: Seq, key: u32, goes: bool) {
+        if self.change.0 != queue || self.change.1.is_full() {
+            self.settle_change();
+            self.change.0 = queue;
+        }
+        self.change.1.add(entry_name(queue.0, seq.0, key), goes);
+    }
+
+    fn settle_change(&mut self) {
+        let (queue, change) = &mut self.change;
+        if let Some(ledger) = self.queues.get_mut(queue).filter(|_| !change.is_empty()) {
+            ledger.multiset = ledger.multiset.wrapping_add(self.multiset.change(change));
+        }
+        change.clear();
     }
 
     pub(super) fn is_live(&self, queue: QueueId, seq: Seq) -> bool {
@@ -202,6 +221,7 @@ impl Ledger {
 
     /// Forgets a queue.
     pub(super) fn drop_queue(&mut self, queue: QueueId) -> Dropped {
+        self.settle_change();
         let Some(mut ledger) = self.queues.remove(&queue) else { return Dropped::default() };
         let seqs = std::mem::take(&mut ledger.live);
         seqs.iter().for_each(|seq| self.key_use.release(ledger.keys.key(seq.0)));
@@ -264,6 +284,7 @@ impl Ledger {
 
     /// The manifests of the queues that were touched since the last call.
     pub(super) fn take_touched(&mut self, commit_seq: u64, mut write: impl FnMut(Manifest)) {
+        self.settle_change();
         for queue in self.touched.drain(..) {
             let Some(ledger) = self.queues.get_mut(&queue).filter(|ledger| ledger.touched) else { continue };
             (ledger.touched, ledger.has_manifest) = (false, true);
@@ -273,8 +294,10 @@ impl Ledger {
 
     /// A queue's counts as they are now.
     pub(super) fn manifest(&self, queue: QueueId) -> Manifest {
-        let empty = || Manifest { queue, ..Manifest::default() };
-        self.queues.get(&queue).map_or_else(empty, |ledger| ledger.manifest(queue, 0))
+        let Some(ledger) = self.queues.get(&queue) else { return Manifest { queue, ..Manifest::default() } };
+        let manifest = ledger.manifest(queue, 0);
+        let change = if self.change.0 == queue { self.multiset.change(&self.change.1) } else { 0 };
+        Manifest { multiset: manifest.multiset.wrapping_add(change), ..manifest }
     }
 }
 
