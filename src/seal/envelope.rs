@@ -102,8 +102,9 @@ impl Header {
     /// All 28 bytes.
     pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
-        let fields = self.fixed().into_iter().chain(self.prefix).chain(self.counter.to_be_bytes());
-        bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        bytes[..8].copy_from_slice(&self.fixed());
+        bytes[8..8 + PREFIX_BYTES].copy_from_slice(&self.prefix);
+        bytes[8 + PREFIX_BYTES..].copy_from_slice(&self.counter.to_be_bytes());
         bytes
     }
 }

@@ -165,7 +165,7 @@ impl Key {
 
     fn new(number: u128, len: usize) -> Key {
         let mut bytes = [0; KEY_BYTES_MAX];
-        bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(byte, of_number)| *byte = of_number);
+        bytes[..16].copy_from_slice(&number.to_be_bytes());
         Key { bytes, len }
     }
 
