@@ -69,7 +69,7 @@ fn database(dir: &Path) -> Rocks {
     Rocks::open(dir, Tail::Whole).unwrap()
 }
 
-/// The same, damaged in the second block of each table.
+/// The same, damaged behind the first block of each table.
 fn damaged_database(dir: &Path) -> Rocks {
     drop(database(dir));
     let mut tables: Vec<_> = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
@@ -78,7 +78,7 @@ fn damaged_database(dir: &Path) -> Rocks {
     assert!(tables.len() >= 6, "{tables:?}");
     for path in &tables {
         let mut bytes = fs::read(path).unwrap();
-        bytes[20_000] ^= 1;
+        bytes[40_000] ^= 1;
         fs::write(path, bytes).unwrap();
     }
     Rocks::open(dir, Tail::Whole).unwrap()
