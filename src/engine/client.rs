@@ -107,8 +107,8 @@ impl Client {
     pub(super) fn barrier(&self, position: Position) -> Barrier {
         if position.0 > 0 {
             let mut appender = self.engine.store.appender();
-            appender.hurry();
-            appender.wake_when_kept(self.waker.clone());
+            appender.hurry(position);
+            appender.wake_when_kept(position, self.waker.clone());
         }
         Barrier(position.0)
     }
@@ -230,7 +230,11 @@ impl Broker for Client {
         queue.purge_stored(&purged.runs, &self.engine.store);
         self.engine.pager.give_up(&purged.blocks);
         let position = match queue.is_stored() && (purged.count() > 0 || queue.has_own_key()) {
-            true => self.engine.store.appender().await_all(),
+            true => {
+                let mut appender = self.engine.store.appender();
+                appender.await_all();
+                appender.tail()
+            }
             false => Position(0),
         };
         Ok((purged.count() as u32, self.barrier(position)))

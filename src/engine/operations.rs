@@ -159,6 +159,7 @@ impl Engine {
         let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
         if let Some(appender) = appender.as_mut().filter(|_| contents.counts().consumers > 0) {
+            queue.pace.written(self.store.durable());
             let patience = queue.pace.patience(appender.commit_delay());
             patience.into_iter().for_each(|patience| appender.may_wait(patience));
         }
@@ -212,6 +213,7 @@ impl Engine {
                 Some(_) => contents.delay(entry),
             }
         }
+        appender.filter(Appender::is_patient).into_iter().for_each(|last| queue.pace.waits(last.tail()));
     }
 
     /// Entries are acknowledged: gone for good.

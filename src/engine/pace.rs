@@ -1,15 +1,18 @@
 //! How soon the consumers of a queue acknowledge what is put into it, which decides whether a commit waits for that.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::limits::{COMMIT_PATIENCE_MS_MIN, PUT_AGE_MS_MAX};
+use crate::store::Position;
 
 /// One queue's; no lock, and a lost update does no harm.
 #[derive(Default)]
 pub(super) struct Pace {
     /// In microseconds: about one of forty acknowledgements takes longer. 0 is not known.
     most_us: AtomicU32,
+    /// Place of the last put that was left time, while nothing has been acknowledged since; 0 is none.
+    unanswered: AtomicU64,
 }
 
 impl Pace {
@@ -24,6 +27,23 @@ impl Pace {
             most => most - (most - age_us) / 64,
         };
         self.most_us.store(after.max(1), Relaxed);
+        self.unanswered.store(0, Relaxed);
+    }
+
+    /// What was put up to there was left time for its acknowledgement.
+    pub(super) fn waits(&self, last: Position) {
+        self.unanswered.store(last.0, Relaxed);
+    }
+
+    /// All up to `durable` has been written. If nothing was acknowledged meanwhile, consumers that were quick may have
+    /// stopped, and are left time only a few times more.
+    pub(super) fn written(&self, durable: Position) {
+        let unanswered = self.unanswered.load(Relaxed);
+        if unanswered > 0 && unanswered <= durable.0 {
+            let most = self.most_us.load(Relaxed);
+            self.most_us.store(most.saturating_add(most / 2 + 1), Relaxed);
+            self.unanswered.store(0, Relaxed);
+        }
     }
 
     /// How long a put may wait for its acknowledgement, if that is likely to come about as soon as a commit, which has
@@ -50,6 +70,21 @@ mod tests {
         pace.acknowledged(None);
         assert_eq!(pace.patience(MS), None);
         assert!(pace.patience(30 * MS).is_some(), "a commit takes as long");
+    }
+
+    #[test]
+    fn consumers_that_have_stopped_are_soon_left_no_time() {
+        let pace = Pace::default();
+        pace.acknowledged(Some(MS / 4));
+        let mut place = 0;
+        while pace.patience(MS / 2).is_some() {
+            place += 1;
+            pace.waits(Position(place));
+            pace.written(Position(place - 1));
+            assert!(pace.patience(MS / 2).is_some(), "it may still be acknowledged");
+            pace.written(Position(place));
+        }
+        assert!((2..10).contains(&place), "{place}");
     }
 
     #[test]

@@ -48,9 +48,11 @@ impl Client {
         }
         self.refresh_permit();
         let topology = self.engine.topology.load_full();
-        if std::mem::take(&mut self.has_settled) {
-            // A confirm tells that what the client did before is durable too.
-            self.engine.store.appender().await_all();
+        // A confirm tells that what the client did before is durable too, and waits for a commit then.
+        let mut needs_commit = self.has_settled && batch.iter().any(|publish| publish.persistent);
+        if needs_commit {
+            self.has_settled = false;
+            needs_commit = self.engine.store.appender().await_all();
         }
         let mut run = Run { targets: Targets::new(), incoming: Vec::with_capacity(batch.len()), first: 0 };
         let mut closed: SmallVec<[u16; 4]> = SmallVec::new();
@@ -73,6 +75,7 @@ impl Client {
                 }
                 Ok(_) if self.routes.targets.is_empty() => {
                     if self.routes.is_duplicate {
+                        needs_commit = true;
                         highest = highest.max(self.engine.store.appender().tail());
                     }
                     outcomes.push(self.unrouted(&publish));
@@ -93,7 +96,11 @@ impl Client {
         self.finish(&mut run, outcomes, &mut highest);
         // One wake-up for the whole batch: the confirms become due together or in order.
         if highest > Position(0) {
-            self.engine.store.appender().wake_when_kept(self.waker.clone());
+            let mut appender = self.engine.store.appender();
+            if needs_commit {
+                appender.hurry(highest);
+            }
+            appender.wake_when_kept(highest, self.waker.clone());
         }
     }
 

@@ -14,7 +14,7 @@ use crate::broker::name::Name;
 use crate::broker::queue::{Counts, Entry, Queue};
 use crate::broker::queue_type::QueueType;
 use crate::limits::{INLINE_BODY_BYTES_MAX, PURGE_KEYS_MAX};
-use crate::store::{Appender, Position, SharedBody, Store};
+use crate::store::{Position, SharedBody, Store};
 
 use super::burial::Graves;
 use super::engine_core::now_ms;
@@ -245,20 +245,20 @@ impl QueueCell {
         entries: impl IntoIterator<Item = &'e Entry<Stored>>,
         store: &Store,
     ) {
-        self.strike(entries, store, |_, _| ());
+        self.strike(entries, store, false);
     }
 
-    /// The same for entries that a consumer has acknowledged: it is noted how soon.
+    /// The same for entries that a consumer has acknowledged: their promises are kept by that, and it is noted how soon
+    /// it came.
     pub(super) fn acknowledge_stored(&self, entries: &[Entry<Stored>], store: &Store) {
-        self.strike(entries, store, |appender, put_at| self.pace.acknowledged(appender.age(put_at)));
+        self.strike(entries, store, true);
     }
 
-    /// `look` gets the first of each batch of entries.
     fn strike<'e>(
         &self,
         entries: impl IntoIterator<Item = &'e Entry<Stored>>,
         store: &Store,
-        look: impl Fn(&mut Appender<'_>, Position),
+        is_acknowledged: bool,
     ) {
         let mut stored = entries.into_iter().filter_map(|entry| match &entry.durable {
             Stored::Yes { put_at, shared } => {
@@ -272,12 +272,15 @@ impl QueueCell {
             let mut appender = store.appender();
             let mut furthest = Seq(0);
             // What was read back, or never struck out, has no time.
-            if first.3 > Position(0) {
-                look(&mut appender, first.3);
+            if is_acknowledged && first.3 > Position(0) {
+                self.pace.acknowledged(appender.age(first.3));
             }
             let step = std::iter::once(first).chain(stored.by_ref().take(PURGE_KEYS_MAX - 1));
             for (seq, bytes, shared, put_at) in step {
-                appender.delete(self.id, seq, bytes, shared, put_at);
+                match is_acknowledged {
+                    true => appender.acknowledge(self.id, seq, bytes, shared, put_at),
+                    false => appender.delete(self.id, seq, bytes, shared, put_at),
+                }
                 furthest = seq.max(furthest);
             }
             // For the redelivered flags after a restart: what was taken may have been delivered.

@@ -160,6 +160,10 @@ impl Client {
             }
         }
         // What is acknowledged in a transaction is as durable as what is published.
-        if last > Position(0) { appender.await_all() } else { last }
+        if last > Position(0) {
+            appender.await_all();
+            last = appender.tail();
+        }
+        last
     }
 }

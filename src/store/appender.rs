@@ -81,13 +81,25 @@ impl<'a> Appender<'a> {
         self.core.charge(op.charge());
         self.inbox.urgent |= is_awaited;
         self.may_keep |= !is_awaited;
+        let may_be_struck = matches!(op, Op::Put(_));
         self.inbox.slots.push_back(Slot { op, ends: false, is_awaited });
-        self.tail()
+        let tail = self.tail();
+        if !is_awaited {
+            self.inbox.unawaited = tail.0;
+        } else if !may_be_struck {
+            self.inbox.walled = tail.0;
+        }
+        tail
     }
 
     /// What is put from now on may wait for so long for its acknowledgement, and is not written if that comes first.
     pub fn may_wait(&mut self, patience: Duration) {
         self.patience = Some(patience);
+    }
+
+    /// Whether what it puts may wait.
+    pub fn is_patient(&self) -> bool {
+        self.patience.is_some()
     }
 
     /// How long ago something was put at that place; `None` when it was long ago.
@@ -106,21 +118,22 @@ impl<'a> Appender<'a> {
         *self.now.get_or_insert_with(Instant::now)
     }
 
-    /// What is promised from now on waits for all that was appended before, acknowledgements too. Gives the last place.
-    pub fn await_all(&mut self) -> Position {
-        let inbox = &mut *self.inbox;
-        let is_behind = inbox.kept < inbox.base + inbox.slots.len() as u64;
-        let is_awaited = inbox.slots.back().is_some_and(|last| last.is_awaited && is_behind);
-        if !inbox.slots.is_empty() && !is_awaited {
+    /// What is promised from now on waits for all that was appended before, acknowledgements too. True when there are
+    /// any that are still to be taken by the committer.
+    pub fn await_all(&mut self) -> bool {
+        let has_any = self.inbox.unawaited > self.inbox.base;
+        // What is awaited and cannot be struck out holds up whatever comes after it.
+        if has_any && self.inbox.walled < self.inbox.unawaited {
             // It is passed over by the committer, so it is no part of the backlog.
-            inbox.slots.push_back(Slot { op: Op::Nothing, ends: false, is_awaited: true });
+            self.inbox.slots.push_back(Slot { op: Op::Nothing, ends: false, is_awaited: true });
+            self.inbox.walled = self.tail().0;
         }
-        self.tail()
+        has_any
     }
 
-    /// What waits now is not to wait any longer than it takes.
-    pub fn hurry(&mut self) {
-        self.inbox.urgent |= !self.inbox.slots.is_empty();
+    /// What waits now, and whose promises are not kept up to `place`, is not to wait any longer than it takes.
+    pub fn hurry(&mut self, place: Position) {
+        self.inbox.urgent |= !self.inbox.slots.is_empty() && self.inbox.kept < place.0;
     }
 
     /// Puts an entry into a durable queue. Without `shared` the message is stored in the entry itself.
@@ -157,14 +170,36 @@ impl<'a> Appender<'a> {
         shared: Option<&Arc<SharedBody>>,
         put_at: Position,
     ) {
-        if !self.strike_out(queue, seq, put_at) {
+        if self.strike_out(queue, seq, put_at).is_none() {
             self.push(Op::Delete { queue, seq, bytes: bytes as u32, shared: shared.cloned() }, false);
         }
     }
 
-    fn strike_out(&mut self, queue: QueueId, seq: Seq, put_at: Position) -> bool {
+    /// As [`Appender::delete`], for an entry that its consumer has acknowledged: what was promised of it is kept. One
+    /// that goes for another reason gives way to something (a newer message, the end of its queue), and its promise
+    /// waits for the batch that holds that.
+    pub fn acknowledge(
+        &mut self,
+        queue: QueueId,
+        seq: Seq,
+        bytes: usize,
+        shared: Option<&Arc<SharedBody>>,
+        put_at: Position,
+    ) {
+        match self.strike_out(queue, seq, put_at) {
+            Some(slot) => {
+                slot.is_awaited = false;
+                self.may_keep = true;
+            }
+            None => {
+                self.push(Op::Delete { queue, seq, bytes: bytes as u32, shared: shared.cloned() }, false);
+            }
+        }
+    }
+
+    fn strike_out(&mut self, queue: QueueId, seq: Seq, put_at: Position) -> Option<&mut Slot> {
         let index = put_at.0.checked_sub(self.inbox.base + 1).and_then(|index| usize::try_from(index).ok());
-        let Some(slot) = index.and_then(|index| self.inbox.slots.get_mut(index)) else { return false };
+        let slot = index.and_then(|index| self.inbox.slots.get_mut(index))?;
         let mut discharged = slot.op.charge();
         let left = match &mut slot.op {
             Op::Put(put) if (put.queue, put.seq) == (queue, seq) => match put.shared.take() {
@@ -177,16 +212,14 @@ impl<'a> Appender<'a> {
                 Some(body) => Op::Settle(body),
                 None => Op::Nothing,
             },
-            _ => return false,
+            _ => return None,
         };
         // Nothing is passed over by the committer, so its whole charge ends here.
         discharged -= if matches!(left, Op::Nothing) { 0 } else { left.charge() };
         slot.op = left;
-        slot.is_awaited = false;
-        self.may_keep = true;
         self.core.discharge(discharged);
         self.core.counters.elided.fetch_add(1, Ordering::Relaxed);
-        true
+        Some(slot)
     }
 
     /// One of the entries promised to [`super::Store::shared_body`] will never be put.
@@ -242,7 +275,7 @@ impl<'a> Appender<'a> {
     ) -> Position {
         let mut bodies = Vec::new();
         for (seq, shared, put_at) in entries {
-            if !self.strike_out(queue, seq, put_at) {
+            if self.strike_out(queue, seq, put_at).is_none() {
                 bodies.extend(shared.map(|shared| (seq, shared)));
             }
         }
@@ -271,13 +304,15 @@ impl<'a> Appender<'a> {
         Position(self.inbox.base + self.inbox.slots.len() as u64)
     }
 
-    /// Wakes `waker` once, when what was promised so far is kept, or when the store has failed.
-    pub fn wake_when_kept(&mut self, waker: Waker) {
-        let tail = self.tail();
-        if self.core.failure().is_some() || self.core.kept() >= tail {
+    /// Wakes `waker` once, when what was promised at that place is kept, or when the store has failed.
+    pub fn wake_when_kept(&mut self, place: Position, waker: Waker) {
+        if self.core.failure().is_some() || self.core.kept() >= place {
             self.after.wakers.push(waker);
         } else {
-            self.inbox.promised.push_back((tail.0, waker));
+            let promised = &mut self.inbox.promised;
+            // Nearly always at the end.
+            let later = promised.iter().rev().take_while(|(other, _)| *other > place.0).count();
+            promised.insert(promised.len() - later, (place.0, waker));
         }
     }
 

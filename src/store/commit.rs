@@ -62,6 +62,9 @@ pub(super) struct Inbox {
     pub(super) slots: VecDeque<Slot>,
     /// Promises up to this place are kept; never behind what is durable.
     pub(super) kept: u64,
+    /// Place of the last thing that nobody waits for, and of the last one that is awaited and cannot be struck out.
+    pub(super) unawaited: u64,
+    pub(super) walled: u64,
     /// Who waits for what is durable.
     pub(super) wakers: VecDeque<(u64, Waker)>,
     /// Who waits for a promise.
@@ -132,6 +135,8 @@ impl Core {
             base: 0,
             slots: VecDeque::new(),
             kept: 0,
+            unawaited: 0,
+            walled: 0,
             wakers: VecDeque::new(),
             promised: VecDeque::new(),
             dues: Dues::default(),
@@ -204,13 +209,13 @@ impl Core {
         idle: Option<Duration>,
     ) -> Taken {
         let mut inbox = self.lock();
-        let (mut linger_until, mut idle_until) = (None, None);
+        let idle_until = idle.and_then(|idle| Instant::now().checked_add(idle));
+        let mut lingers = None;
         while !inbox.must_commit_now() {
             let now = Instant::now();
+            let is_over = idle_until.is_some_and(|until| until <= now);
             let until = if inbox.slots.is_empty() {
-                let given = idle.and_then(|idle| now.checked_add(idle));
-                let idle_until = *idle_until.get_or_insert(given);
-                if more || idle_until.is_some_and(|until| until <= now) {
+                if more || is_over {
                     break;
                 }
                 // While promises are kept without commits, being woken for each costs more than looking often.
@@ -218,10 +223,14 @@ impl Core {
                 inbox.committer = quiet_until.map_or(Committer::Idle, Committer::Dozes);
                 quiet_until.into_iter().chain(idle_until).min()
             } else {
-                let lingers = Duration::from_millis(COMMIT_ACK_LINGER_MS);
-                let acks_until = *linger_until.get_or_insert_with(|| now + lingers);
+                // Since the first was first; but purges and the keyring do not wait while others come and go.
+                let (_, acks_until) = match lingers {
+                    Some((base, until)) if more || base == inbox.base => (base, until),
+                    _ => (inbox.base, now + Duration::from_millis(COMMIT_ACK_LINGER_MS)),
+                };
+                lingers = Some((inbox.base, acks_until));
                 let until = inbox.dues.first_after(inbox.kept).map_or(acks_until, |due| due.min(acks_until));
-                if until <= now {
+                if until <= now || is_over {
                     break;
                 }
                 inbox.committer = Committer::Dozes(until);

@@ -75,9 +75,11 @@ impl Dues {
 
     /// All up to `upto` is on the disk; until now that was so, or did not matter, up to `kept`.
     pub(super) fn committed(&mut self, kept: u64, upto: u64, now: Instant) {
-        let Some(first) = self.after(kept).next().filter(|first| first.place <= upto) else { return };
-        let delay = now.saturating_duration_since(first.due);
-        self.delay = match self.measured {
+        let taken = self.after(kept).take_while(|stamp| stamp.place <= upto);
+        let Some(due) = taken.map(|stamp| stamp.due).min() else { return };
+        let delay = now.saturating_duration_since(due);
+        let fresh = 2 * Duration::from_millis(COMMIT_DELAY_HALF_LIFE_MS);
+        self.delay = match self.measured.filter(|at| now.saturating_duration_since(*at) < fresh) {
             Some(_) => (self.commit_delay(now) * 7 + delay) / 8,
             None => delay,
         };
@@ -136,13 +138,14 @@ mod tests {
         assert_eq!(dues.commit_delay(now), Duration::ZERO);
         dues.add(1, now, None, 0);
         dues.add(2, now, Some(10 * MS), 0);
-        dues.committed(1, 2, now + 14 * MS);
+        dues.add(3, now + MS, Some(10 * MS), 0);
+        dues.committed(1, 3, now + 14 * MS);
         assert_eq!(dues.commit_delay(now + 14 * MS), 4 * MS);
         let half = Duration::from_millis(COMMIT_DELAY_HALF_LIFE_MS);
         assert_eq!(dues.commit_delay(now + 14 * MS + half), 2 * MS);
         assert_eq!(dues.commit_delay(now + 100 * half), Duration::ZERO);
         // A commit that nobody waited for says nothing.
-        dues.committed(2, 9, now + 20 * MS);
+        dues.committed(3, 9, now + 20 * MS);
         assert_eq!(dues.commit_delay(now + 14 * MS), 4 * MS);
     }
 

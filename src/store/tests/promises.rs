@@ -21,8 +21,8 @@ fn put(store: &Store, seq: u64, patience: Option<Duration>) -> Position {
     appender.put(QUEUE, Seq(seq), &message("x"), None, meta(seq))
 }
 
-fn delete(store: &Store, seq: u64, put_at: Position) {
-    store.appender().delete(QUEUE, Seq(seq), 0, None, put_at);
+fn acknowledge(store: &Store, seq: u64, put_at: Position) {
+    store.appender().acknowledge(QUEUE, Seq(seq), 0, None, put_at);
 }
 
 #[test]
@@ -32,15 +32,15 @@ fn what_is_acknowledged_in_time_needs_no_commit() {
     store.probe().unwrap();
     let (before, count) = (store.stats().commits, Arc::new(Count(AtomicUsize::new(0))));
     let places = [1, 2, 3].map(|seq| put(&store, seq, Some(LONG)));
-    store.appender().wake_when_kept(Waker::from(Arc::clone(&count)));
-    delete(&store, 2, places[1]);
-    delete(&store, 1, places[0]);
+    store.appender().wake_when_kept(places[2], Waker::from(Arc::clone(&count)));
+    acknowledge(&store, 2, places[1]);
+    acknowledge(&store, 1, places[0]);
     assert_eq!((store.kept(), count.0.load(Ordering::SeqCst)), (places[1], 0), "the third is still to come");
-    delete(&store, 3, places[2]);
+    acknowledge(&store, 3, places[2]);
     assert_eq!((store.kept(), store.durable()), (places[2], places[2]));
     assert_eq!((count.0.load(Ordering::SeqCst), store.stats().commits), (1, before));
     assert_eq!(store.backlog_bytes(), 0);
-    store.appender().wake_when_kept(Waker::from(Arc::clone(&count)));
+    store.appender().wake_when_kept(places[2], Waker::from(Arc::clone(&count)));
     assert_eq!(count.0.load(Ordering::SeqCst), 2, "at once");
 }
 
@@ -50,7 +50,7 @@ fn what_is_not_acknowledged_in_time_is_written() {
     let (store, _) = open(dir.path());
     let first = put(&store, 1, Some(Duration::from_millis(20)));
     let second = put(&store, 2, Some(LONG));
-    delete(&store, 2, second);
+    acknowledge(&store, 2, second);
     while store.durable() < first {
         std::thread::yield_now();
     }
@@ -67,7 +67,7 @@ fn nobody_else_waits_with_the_patient() {
     wait(&store, place);
     let place = put(&store, 3, Some(LONG));
     let mut appender = store.appender();
-    appender.hurry();
+    appender.hurry(place);
     drop(appender);
     while store.durable() < place {
         std::thread::yield_now();
@@ -84,14 +84,17 @@ fn an_acknowledgement_that_is_still_to_be_written_holds_up_only_who_asks_for_it(
         let at = 4 * round;
         let first = put_range(&store, QUEUE, at + 1..=at + 2);
         wait(&store, first);
-        delete(&store, at + 1, first);
+        acknowledge(&store, at + 1, first);
         let place = put(&store, at + 3, Some(LONG));
-        delete(&store, at + 3, place);
+        acknowledge(&store, at + 3, place);
         overtaken += u64::from(store.kept() >= place && store.durable() < place);
-        delete(&store, at + 2, first);
-        let all = store.appender().await_all();
+        acknowledge(&store, at + 2, first);
+        let mut appender = store.appender();
+        appender.await_all();
+        let all = appender.tail();
+        drop(appender);
         let place = put(&store, at + 4, Some(LONG));
-        delete(&store, at + 4, place);
+        acknowledge(&store, at + 4, place);
         while store.kept() < place {
             std::thread::yield_now();
         }
@@ -112,7 +115,7 @@ fn a_body_apart_that_is_acknowledged_in_time_is_no_part_of_the_backlog() {
     let place = appender.put(QUEUE, Seq(1), &text, Some(&shared), meta(1));
     drop(appender);
     assert!(store.backlog_bytes() > text.size_bytes());
-    store.appender().delete(QUEUE, Seq(1), 0, Some(&shared), place);
+    store.appender().acknowledge(QUEUE, Seq(1), 0, Some(&shared), place);
     assert_eq!((store.backlog_bytes(), store.kept()), (0, place));
 }
 
@@ -128,7 +131,7 @@ fn a_store_that_has_failed_keeps_no_promise() {
     while store.failure().is_none() {
         std::thread::park_timeout(Duration::from_millis(1));
     }
-    delete(&store, 2, patient);
+    acknowledge(&store, 2, patient);
     assert!(store.kept() < patient);
     assert_eq!(put(&store, 3, Some(LONG)), Position::NEVER);
 }
@@ -142,4 +145,45 @@ fn it_is_known_how_long_ago_something_was_put() {
     let age = store.appender().age(place).unwrap();
     assert!(age <= before.elapsed());
     assert_eq!(store.appender().age(Position(place.0 + 1)), None);
+}
+
+/// A message that gave way to a newer one (`x-max-length`, a purge) counted as acknowledged: it was confirmed while
+/// neither the newer one nor the removal was on the disk, and a kill in between lost both.
+#[test]
+fn what_gives_way_to_something_is_promised_with_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    store.probe().unwrap();
+    let old = put(&store, 1, Some(LONG));
+    let new = put(&store, 2, Some(LONG));
+    store.appender().delete(QUEUE, Seq(1), 0, None, old);
+    assert!(store.kept() < old);
+    let place = put(&store, 3, Some(LONG));
+    store.appender().drop_queue(QueueId(9), vec![(Seq(3), None, place)]);
+    wait(&store, new);
+    assert!(store.kept() >= new && store.durable() >= new);
+}
+
+/// Whoever waited for acknowledgements relied on a message that happened to stand behind them, which was acknowledged
+/// itself.
+#[test]
+fn who_waits_for_acknowledgements_relies_on_nothing_that_may_be_struck_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    for round in 0..50 {
+        let at = 3 * round;
+        let first = put_range(&store, QUEUE, at + 1..=at + 1);
+        wait(&store, first);
+        acknowledge(&store, at + 1, first);
+        let acknowledged = store.appender().tail();
+        let foreign = put(&store, at + 2, Some(LONG));
+        store.appender().await_all();
+        let own = put(&store, at + 3, Some(LONG));
+        acknowledge(&store, at + 2, foreign);
+        acknowledge(&store, at + 3, own);
+        while store.kept() < own {
+            std::thread::yield_now();
+        }
+        assert!(store.durable() >= acknowledged, "round {round}");
+    }
 }
