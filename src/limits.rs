@@ -63,6 +63,10 @@ pub const COMMIT_MESSAGES_MAX: usize = 512;
 /// Plaintext bytes in one write batch.
 pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 
+/// The same of large messages while what is put is acknowledged soon: what is not in this batch may never have to be
+/// written, and writing that costs more than one commit more.
+pub const COMMIT_LARGE_BYTES_MAX: usize = 128 * 1024;
+
 /// Longest wait of an acknowledgement-only batch for company, in milliseconds.
 pub const COMMIT_ACK_LINGER_MS: u64 = 50;
 

@@ -158,7 +158,11 @@ impl Engine {
     ) {
         let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
-        if let Some(appender) = appender.as_mut().filter(|_| contents.counts().consumers > 0) {
+        let has_consumers = contents.counts().consumers > 0;
+        appender
+            .iter_mut()
+            .for_each(|new| new.expect_acknowledgements(has_consumers && queue.pace.is_brisk()));
+        if let Some(appender) = appender.as_mut().filter(|_| has_consumers) {
             queue.pace.written(self.store.durable());
             let patience = queue.pace.patience(appender.commit_delay());
             patience.into_iter().for_each(|patience| appender.may_wait(patience));

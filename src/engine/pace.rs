@@ -46,6 +46,12 @@ impl Pace {
         }
     }
 
+    /// Whether acknowledgements come at all soon after what they are for, as far as is known.
+    pub(super) fn is_brisk(&self) -> bool {
+        let most_us = self.most_us.load(Relaxed);
+        most_us > 0 && u64::from(most_us) < PUT_AGE_MS_MAX * 1000 / 2
+    }
+
     /// How long a put may wait for its acknowledgement, if that is likely to come about as soon as a commit, which has
     /// taken `commit_delay` of late: half of the slowest is about what most take.
     pub(super) fn patience(&self, commit_delay: Duration) -> Option<Duration> {
@@ -67,8 +73,10 @@ mod tests {
         assert_eq!(pace.patience(MS), None);
         pace.acknowledged(Some(MS / 2));
         assert_eq!(pace.patience(Duration::ZERO), Some(MS / 2 + MS / 8));
+        assert!(pace.is_brisk());
         pace.acknowledged(None);
-        assert_eq!(pace.patience(MS), None);
+        pace.acknowledged(None);
+        assert_eq!((pace.patience(MS), pace.is_brisk()), (None, false));
         assert!(pace.patience(30 * MS).is_some(), "a commit takes as long");
     }
 

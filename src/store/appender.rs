@@ -97,6 +97,12 @@ impl<'a> Appender<'a> {
         self.patience = Some(patience);
     }
 
+    /// Whether what it puts is likely to be acknowledged soon, though a commit is not to wait for that: it had better be
+    /// a small one.
+    pub fn expect_acknowledgements(&mut self, is_likely: bool) {
+        self.inbox.is_brisk = is_likely;
+    }
+
     /// Whether what it puts may wait.
     pub fn is_patient(&self) -> bool {
         self.patience.is_some()

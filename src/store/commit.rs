@@ -23,7 +23,10 @@ use super::error::CommitFailure;
 use super::key_duty::Epoch;
 use super::op::Op;
 use crate::broker::id::{QueueId, Seq};
-use crate::limits::{COMMIT_ACK_LINGER_MS, COMMIT_BYTES_MAX, COMMIT_MESSAGES_MAX, COMMIT_SLOTS_MAX};
+use crate::limits::{
+    COMMIT_ACK_LINGER_MS, COMMIT_BYTES_MAX, COMMIT_LARGE_BYTES_MAX, COMMIT_MESSAGES_MAX, COMMIT_SLOTS_MAX,
+    INLINE_BODY_BYTES_MAX,
+};
 use crate::seal::record::Key;
 
 /// A place in the commit order. `Position(0)` is before everything: nothing to wait for.
@@ -71,6 +74,8 @@ pub(super) struct Inbox {
     pub(super) promised: VecDeque<(u64, Waker)>,
     pub(super) dues: Dues,
     pub(super) delivered: DeliveryMarks,
+    /// What was put last is likely to be acknowledged soon.
+    pub(super) is_brisk: bool,
     /// Something waits for a commit that is not to linger.
     pub(super) urgent: bool,
     /// Nothing is accepted any more.
@@ -141,6 +146,7 @@ impl Core {
             promised: VecDeque::new(),
             dues: Dues::default(),
             delivered: DeliveryMarks::default(),
+            is_brisk: false,
             urgent: false,
             closed: false,
             committer: Committer::Comes,
@@ -303,15 +309,21 @@ impl Inbox {
 
     fn take_batch(&mut self, ops: &mut Vec<Op>) {
         let (mut bytes, mut passed, mut messages) = (0, 0, 0);
+        let (mut large, large_max) =
+            (0, if self.is_brisk { COMMIT_LARGE_BYTES_MAX } else { COMMIT_BYTES_MAX });
         while let Some(Slot { op, ends, .. }) = self.slots.pop_front() {
             passed += 1;
-            bytes += op.batch_bytes();
+            let op_bytes = op.batch_bytes();
+            bytes += op_bytes;
+            large += if op_bytes > INLINE_BODY_BYTES_MAX { op_bytes } else { 0 };
             messages += usize::from(matches!(op, Op::Put(_)));
             if !matches!(op, Op::Nothing) {
                 ops.push(op);
             }
-            let full =
-                messages >= COMMIT_MESSAGES_MAX || bytes >= COMMIT_BYTES_MAX || passed >= COMMIT_SLOTS_MAX;
+            let full = messages >= COMMIT_MESSAGES_MAX
+                || bytes >= COMMIT_BYTES_MAX
+                || large >= large_max
+                || passed >= COMMIT_SLOTS_MAX;
             if ends && full {
                 break;
             }
