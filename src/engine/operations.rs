@@ -159,14 +159,7 @@ impl Engine {
         let stores = incoming.iter().any(|item| queue.keeps(item));
         let mut appender = stores.then(|| self.store.appender());
         let has_consumers = contents.counts().consumers > 0;
-        appender
-            .iter_mut()
-            .for_each(|new| new.expect_acknowledgements(has_consumers && queue.pace.is_brisk()));
-        if let Some(appender) = appender.as_mut().filter(|_| has_consumers) {
-            queue.pace.written(self.store.durable());
-            let patience = queue.pace.patience(appender.commit_delay());
-            patience.into_iter().for_each(|patience| appender.may_wait(patience));
-        }
+        appender.iter_mut().for_each(|appender| queue.leave_time(appender, has_consumers, &self.store));
         for item in incoming {
             let Some(message) = &item.message else { continue };
             let body_bytes = message.body().len();

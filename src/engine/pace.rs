@@ -77,7 +77,7 @@ mod tests {
         pace.acknowledged(None);
         pace.acknowledged(None);
         assert_eq!((pace.patience(MS), pace.is_brisk()), (None, false));
-        assert!(pace.patience(30 * MS).is_some(), "a commit takes as long");
+        assert!(pace.patience(40 * MS).is_some(), "a commit takes as long");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::broker::name::Name;
 use crate::broker::queue::{Counts, Entry, Queue};
 use crate::broker::queue_type::QueueType;
 use crate::limits::{INLINE_BODY_BYTES_MAX, PURGE_KEYS_MAX};
-use crate::store::{Position, SharedBody, Store};
+use crate::store::{Appender, Position, SharedBody, Store};
 
 use super::burial::Graves;
 use super::engine_core::now_ms;
@@ -236,6 +236,17 @@ impl QueueCell {
             for entry in counted.by_ref().take(PURGE_KEYS_MAX) {
                 appender.count_deliveries(self.id, entry.seq, entry.delivery_count);
             }
+        }
+    }
+
+    /// Tells the store what it may expect of what is put next: its consumers may be so quick that a commit is not worth
+    /// while.
+    pub(super) fn leave_time(&self, appender: &mut Appender<'_>, has_consumers: bool, store: &Store) {
+        appender.expect_acknowledgements(has_consumers && self.pace.is_brisk());
+        if has_consumers {
+            self.pace.written(store.durable());
+            let patience = self.pace.patience(appender.commit_delay());
+            patience.into_iter().for_each(|patience| appender.may_wait(patience));
         }
     }
 
