@@ -50,7 +50,7 @@ fn parse_stat(text: &str) -> Option<f64> {
     Some((ticks()? + ticks()?) / TICKS_PER_S)
 }
 
-/// Waits until a process has used next to no CPU for a while, or for [`REST_TIMEOUT`].
+/// Waits until a process has used next to no CPU for a while, or for ten seconds.
 pub async fn at_rest(broker: Option<u32>) -> Result<()> {
     let Some(pid) = broker.map(|pid| pid.to_string()) else { return Ok(()) };
     let began = Instant::now();
