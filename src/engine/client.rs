@@ -39,7 +39,7 @@ pub struct Client {
     pub(super) routes: RouteCache,
     /// what its user may do
     pub(super) permit: Permit,
-    /// it has acknowledged or rejected something since its last publish
+    /// it has acknowledged, rejected or given back something since its last persistent publish
     pub(super) has_settled: bool,
 }
 
@@ -142,7 +142,7 @@ impl Broker for Client {
         self.engine.users.may_impersonate(&self.permit.user)
     }
 
-    fn durable(&self) -> Barrier {
+    fn kept(&self) -> Barrier {
         Barrier(self.engine.store.kept().0)
     }
 
@@ -360,6 +360,8 @@ impl Broker for Client {
     }
 
     fn requeue(&mut self, queue: &QueueRef, shares: &[Share], entries: Vec<Entry<Stored>>) {
+        // How often they came back is stored, too.
+        self.has_settled |= is_stored(&entries);
         self.engine.requeue(queue, shares, entries);
     }
 

@@ -246,7 +246,7 @@ impl Seat {
     }
 
     fn wait_for(&self, barrier: Barrier) {
-        self.wait_until("a commit", |seat| seat.client.durable() >= barrier);
+        self.wait_until("a commit", |seat| seat.client.kept() >= barrier);
     }
 }
 

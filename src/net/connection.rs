@@ -169,7 +169,7 @@ impl Connection {
             self.session.shut_down();
         }
         self.session.handle_alarm(self.engine.alarm());
-        self.session.handle_durable();
+        self.session.handle_kept();
         self.session.handle_clock(self.began.elapsed().as_millis() as u64);
         if !self.input.is_empty() && !self.session.is_paused() {
             let used = self.session.handle_bytes(self.input.bytes(), self.sent + OUTPUT_BYTES_HIGH);

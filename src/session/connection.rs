@@ -60,7 +60,7 @@ pub(super) struct Source<Q> {
     pub cancelled: bool,
 }
 
-/// A reply that waits until what it promises is durable. Nothing further of this connection is looked
+/// A reply that waits until what it promises is kept. Nothing further of this connection is looked
 /// at until then, so replies cannot change their order.
 struct Held {
     barrier: Barrier,
@@ -186,19 +186,19 @@ impl<B: Broker> Session<B> {
         at
     }
 
-    /// The commit order has become durable up to a further place, or the store has failed.
-    pub fn handle_durable(&mut self) {
+    /// Promises may be kept up to a further place of the commit order, or the store has failed.
+    pub fn handle_kept(&mut self) {
         if self.broker.has_failed() {
             self.close_connection(&Fault::store_failed(), (0, 0));
             return;
         }
-        let durable = self.broker.durable();
-        if self.held.as_ref().is_some_and(|held| held.barrier <= durable)
+        let kept = self.broker.kept();
+        if self.held.as_ref().is_some_and(|held| held.barrier <= kept)
             && let Some(held) = self.held.take()
         {
             self.out.extend_from_slice(&held.reply);
         }
-        self.confirm_due(durable);
+        self.confirm_due(kept);
         self.retry_get();
     }
 
@@ -449,15 +449,15 @@ impl<B: Broker> Session<B> {
         self.flush_settled();
         self.resume_if_due();
         if !self.confirming.is_empty() {
-            let durable = self.broker.durable();
-            self.confirm_due(durable);
+            let kept = self.broker.kept();
+            self.confirm_due(kept);
         }
     }
 
     /// Writes a reply once `barrier` is reached; until then the session is paused.
     pub(super) fn reply_at(&mut self, barrier: Barrier, channel: u16, reply: Option<&Method<'_>>) {
         let Some(reply) = reply else { return };
-        if barrier <= self.broker.durable() {
+        if barrier <= self.broker.kept() {
             frame::write_method(&mut self.out, channel, reply);
         } else {
             let mut bytes = Vec::new();

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In: [`Session::handle_bytes`], [`Session::handle_login`], [`Session::handle_deliveries`],
-//! [`Session::handle_durable`], [`Session::handle_alarm`], [`Session::handle_clock`], [`Session::shut_down`].
+//! [`Session::handle_kept`], [`Session::handle_alarm`], [`Session::handle_clock`], [`Session::shut_down`].
 //! Out: [`Session::output`], [`Session::take_login`]. After each call the output is to be flushed.
 
 mod basic;

@@ -1,6 +1,6 @@
 //! What a session asks of the broker, and the answers. The engine implements [`Broker`] once for each
 //! connection; tests implement it over plain data. Every call returns at once: what must become
-//! durable is named by a [`Barrier`] that the session waits for.
+//! durable before it may be promised is named by a [`Barrier`] that the session waits for.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -51,8 +51,8 @@ pub struct Login {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginRefused;
 
-/// A place in the store's commit order; an answer that promises durability leaves when
-/// [`Broker::durable`] has reached it. `Barrier(0)` promises nothing.
+/// A place in the store's commit order; an answer that promises something leaves when
+/// [`Broker::kept`] has reached it. `Barrier(0)` promises nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Barrier(pub u64);
 
@@ -238,7 +238,7 @@ pub trait Broker {
     /// Whether the user may name another one in the property `user_id`.
     fn may_impersonate(&self) -> bool;
     /// Up to which place promises may be made: nothing up to there waits to be written any more.
-    fn durable(&self) -> Barrier;
+    fn kept(&self) -> Barrier;
     /// Whether the store has failed, so that no barrier will ever be reached.
     fn has_failed(&self) -> bool;
 

@@ -128,12 +128,12 @@ impl<B: Broker> Session<B> {
     }
 
     /// Acknowledges every publish whose barrier is reached, cumulatively.
-    pub(super) fn confirm_due(&mut self, durable: Barrier) {
+    pub(super) fn confirm_due(&mut self, kept: Barrier) {
         let mut confirming = std::mem::take(&mut self.confirming);
         confirming.retain(|number| {
             let Some(Some(channel)) = self.channels.get_mut(usize::from(*number)) else { return false };
             let Some(confirms) = channel.confirms.as_mut() else { return false };
-            if let Some((delivery_tag, multiple)) = confirms.take_due(durable) {
+            if let Some((delivery_tag, multiple)) = confirms.take_due(kept) {
                 frame::write_method(&mut self.out, *number, &Method::BasicAck { delivery_tag, multiple });
             }
             confirms.is_waiting()

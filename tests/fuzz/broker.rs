@@ -140,7 +140,7 @@ impl Line {
         let mut waits_since = None;
         loop {
             self.outbox.register(&Waker::from(Arc::new(Unpark(std::thread::current()))));
-            self.session.handle_durable();
+            self.session.handle_kept();
             let paused = self.session.is_paused();
             let used =
                 if paused { 0 } else { self.session.handle_bytes(&bytes[at..given], OUTPUT_BYTES_HIGH) };

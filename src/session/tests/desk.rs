@@ -149,7 +149,7 @@ impl Broker for Desk {
         self.0.borrow().may_impersonate
     }
 
-    fn durable(&self) -> Barrier {
+    fn kept(&self) -> Barrier {
         Barrier(self.0.borrow().durable)
     }
 
@@ -583,7 +583,7 @@ impl Talk {
 
     pub fn commit(&mut self, durable: u64) -> &mut Talk {
         self.books.borrow_mut().durable = durable;
-        self.session.handle_durable();
+        self.session.handle_kept();
         self
     }
 

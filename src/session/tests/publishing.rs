@@ -261,6 +261,6 @@ fn a_store_that_has_failed_ends_the_connection_and_confirms_nothing() {
     let mut talk = confirming();
     talk.publish_persistent(1, "q", "x").send();
     talk.books.borrow_mut().has_failed = true;
-    talk.session.handle_durable();
+    talk.session.handle_kept();
     assert_eq!(talk.said(), ["0 connection.close 541 INTERNAL_ERROR - the store has failed (0, 0)"]);
 }
