@@ -72,6 +72,12 @@ impl<D, S: Sink<D>> Queue<D, S> {
         spilling.into_iter().for_each(|one| self.ready.unspill(one));
     }
 
+    /// Whether something was given away by [`Queue::spill`] that is perhaps not written yet.
+    #[cfg(test)]
+    pub fn is_spilling(&self) -> bool {
+        self.spilling == Transfer::UnderWay
+    }
+
     /// Whether something is ready and the one whose turn it is must be read back first.
     pub fn is_starved(&mut self) -> bool {
         !self.ready.is_empty() && self.ready.reachable() == 0
