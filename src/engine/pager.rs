@@ -3,7 +3,7 @@
 //! a queue's lock ever waits for the disk.
 //!
 //! Whoever operates on a queue lets go of what the store has (`Contents::page_out`) and asks for the next page once
-//! half of the window is gone. The thread reads it and puts it in as an operation like any other: heads expire,
+//! half of what was read ahead is gone. The thread reads it and puts it in as an operation like any other: heads expire,
 //! consumers get theirs, and the next page is asked for. A page that was purged meanwhile is dropped.
 //!
 //! Paged are persistent messages in queues that are stored. The same thread does it for transient ones (`spiller`).
@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::broker::id::QueueId;
 use crate::broker::queue::{Block, Entry, Page, PageRead, Rest, Run, Window};
 use crate::limits::{
-    PAGE_RETRY_MS, RESIDENT_BYTES_MAX, RESIDENT_BYTES_MIN, RESIDENT_MESSAGES_MAX, RESIDENT_MESSAGES_MIN,
+    PAGE_RETRY_MS, READ_AHEAD_BYTES_MAX, RESIDENT_BYTES_MAX, RESIDENT_BYTES_MIN, RESIDENT_MESSAGES_MAX,
+    RESIDENT_MESSAGES_MIN,
 };
 use crate::store::{PageRequest, Position, Quarantined, RecoveredEntry, Store, StoreError, StoredPage};
 
@@ -67,6 +68,12 @@ impl Pager {
             len_max: (len_max >> pressure).max(len_max.min(RESIDENT_MESSAGES_MIN)),
             bytes_max: (bytes_max >> pressure).max(bytes_max.min(RESIDENT_BYTES_MIN)),
         }
+    }
+
+    /// How much of each queue may be held of what was read back.
+    pub fn read_ahead(&self) -> Window {
+        let window = self.window();
+        Window { bytes_max: window.bytes_max.min(READ_AHEAD_BYTES_MAX), ..window }
     }
 
     /// Has a page read, soon.
