@@ -54,6 +54,9 @@ pub const REPLIES_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Encoded bytes waiting for one socket before no further delivery is taken from the outbox.
 pub const OUTPUT_BYTES_HIGH: usize = 256 * 1024;
 
+/// Bodies of so many bytes are sent from where they are, not from a copy in the output.
+pub const BODY_APART_BYTES_MIN: usize = 4 * 1024;
+
 /// Bytes waiting for the committer before publishing connections stop reading (permits).
 pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 

@@ -1,6 +1,8 @@
 //! Frames (AMQP 0-9-1 section 4.2.3): header, size check, payload, end octet. The size is checked
 //! against the limit as soon as the seven header bytes are there, before anything waits for the rest.
 
+use std::ops::Range;
+
 use super::method::Method;
 use super::writer::Writer;
 
@@ -106,18 +108,44 @@ pub fn write_content(
     body: &[u8],
     frame_size_bytes_max: u32,
 ) {
-    let piece = (frame_size_bytes_max as usize).saturating_sub(OVERHEAD_BYTES).max(1);
-    out.reserve(20 + properties.len() + body.len() + OVERHEAD_BYTES * (1 + body.len() / piece));
+    let frames = 1 + body.len() / piece_bytes_max(frame_size_bytes_max);
+    out.reserve(20 + properties.len() + body.len() + OVERHEAD_BYTES * frames);
+    write_content_header(out, channel, properties, body.len());
+    for piece in body_pieces(0..body.len(), frame_size_bytes_max) {
+        write_body_start(out, channel, piece.len());
+        out.extend_from_slice(body.get(piece).unwrap_or_default());
+        write_body_end(out);
+    }
+}
+
+/// Appends the header of a content whose body has so many bytes.
+pub fn write_content_header(out: &mut Vec<u8>, channel: u16, properties: &[u8], body_bytes: usize) {
     let at = open(out, 2, channel);
     out.extend_from_slice(&[0, 60, 0, 0]);
-    out.extend_from_slice(&(body.len() as u64).to_be_bytes());
+    out.extend_from_slice(&(body_bytes as u64).to_be_bytes());
     out.extend_from_slice(properties);
     close(out, at);
-    for piece in body.chunks(piece) {
-        let at = open(out, 3, channel);
-        out.extend_from_slice(piece);
-        close(out, at);
-    }
+}
+
+/// Where to cut a body, so that each piece fits into a frame.
+pub fn body_pieces(body: Range<usize>, frame_size_bytes_max: u32) -> impl Iterator<Item = Range<usize>> {
+    let piece = piece_bytes_max(frame_size_bytes_max);
+    body.clone().step_by(piece).map(move |from| from..body.end.min(from.saturating_add(piece)))
+}
+
+fn piece_bytes_max(frame_size_bytes_max: u32) -> usize {
+    (frame_size_bytes_max as usize).saturating_sub(OVERHEAD_BYTES).max(1)
+}
+
+/// Appends what stands before a piece of a body that has so many bytes; the piece and [`write_body_end`] must follow.
+pub fn write_body_start(out: &mut Vec<u8>, channel: u16, piece_bytes: usize) {
+    let at = open(out, 3, channel);
+    set_size(out, at, piece_bytes);
+}
+
+/// Appends what stands behind a piece of a body.
+pub fn write_body_end(out: &mut Vec<u8>) {
+    out.push(END);
 }
 
 /// Appends a heartbeat frame (channel 0, empty).
@@ -133,14 +161,24 @@ fn open(out: &mut Vec<u8>, kind: u8, channel: u16) -> usize {
 }
 
 fn close(out: &mut Vec<u8>, at: usize) {
-    let size = (out.len() - at - 7) as u32;
-    out[at + 3..at + 7].copy_from_slice(&size.to_be_bytes());
+    let size = out.len() - at - 7;
+    set_size(out, at, size);
     out.push(END);
+}
+
+fn set_size(out: &mut [u8], at: usize, size: usize) {
+    out[at + 3..at + 7].copy_from_slice(&(size as u32).to_be_bytes());
 }
 
 /// Appends one basic.deliver with its content: the busiest thing a broker writes, so it is laid out by
 /// hand instead of through [`Method`].
 pub fn write_delivery(out: &mut Vec<u8>, delivery: &Delivery<'_>, frame_size_bytes_max: u32) {
+    write_deliver(out, delivery);
+    write_content(out, delivery.channel, delivery.properties, delivery.body, frame_size_bytes_max);
+}
+
+/// Appends the method alone; its content must follow.
+pub fn write_deliver(out: &mut Vec<u8>, delivery: &Delivery<'_>) {
     let at = open(out, 1, delivery.channel);
     let mut w = Writer::new(out);
     w.raw(&[0, 60, 0, 60]);
@@ -150,7 +188,6 @@ pub fn write_delivery(out: &mut Vec<u8>, delivery: &Delivery<'_>, frame_size_byt
     w.short_str(delivery.exchange);
     w.short_str(delivery.routing_key);
     close(out, at);
-    write_content(out, delivery.channel, delivery.properties, delivery.body, frame_size_bytes_max);
 }
 
 /// What [`write_delivery`] puts on the wire.

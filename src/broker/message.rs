@@ -10,6 +10,7 @@
 //! A message that was published with BCC ends with those keys, which nobody is told: an array, then its
 //! u32 length.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::routing_keys::RoutingKeys;
@@ -192,6 +193,11 @@ impl Message {
     /// The body.
     pub fn body(&self) -> &[u8] {
         &self.0[self.body_at()..self.body_end()]
+    }
+
+    /// Where in [`Message::as_bytes`] the body is.
+    pub fn body_range(&self) -> Range<usize> {
+        self.body_at()..self.body_end()
     }
 
     /// Exchange, routing key, properties and body in one walk; the delivery path's way to read it.

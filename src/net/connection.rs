@@ -55,8 +55,6 @@ pub(super) struct Connection {
     input: Unread,
     /// how the input ended, behind bytes that are still to be handled
     input_end: Option<io::Result<usize>>,
-    /// bytes of the session's output that the socket has taken
-    sent: usize,
     flush_due: bool,
     login: Option<JoinHandle<Result<(), LoginRefused>>>,
     clock: Clock,
@@ -101,7 +99,6 @@ impl Connection {
             outbox,
             input: Unread::default(),
             input_end: None,
-            sent: 0,
             flush_due: false,
             login: None,
             clock: Clock { timer, phase: ClockPhase::Handshake, received: false, sent: false, silent: 0 },
@@ -172,7 +169,7 @@ impl Connection {
         self.session.handle_kept();
         self.session.handle_clock(self.began.elapsed().as_millis() as u64);
         if !self.input.is_empty() && !self.session.is_paused() {
-            let used = self.session.handle_bytes(self.input.bytes(), self.sent + OUTPUT_BYTES_HIGH);
+            let used = self.session.handle_bytes(self.input.bytes(), OUTPUT_BYTES_HIGH);
             self.input.use_up(used);
         }
         self.deliver();
@@ -183,21 +180,16 @@ impl Connection {
             if self.session.waiting().is_empty() && self.outbox.drain_into(self.session.waiting()) {
                 self.session.resume_all();
             }
-            if self.session.waiting().is_empty() || self.output_len() >= OUTPUT_BYTES_HIGH {
+            if self.session.waiting().is_empty() || self.session.output().len() >= OUTPUT_BYTES_HIGH {
                 return;
             }
-            // What was sent is still at the front of the output.
-            self.session.handle_deliveries(self.sent + OUTPUT_BYTES_HIGH);
+            self.session.handle_deliveries(OUTPUT_BYTES_HIGH);
         }
-    }
-
-    fn output_len(&mut self) -> usize {
-        self.session.output().len() - self.sent
     }
 
     #[cfg(test)]
     pub(super) fn output_bytes(&mut self) -> usize {
-        self.session.output().len()
+        self.session.output().held_bytes()
     }
 
     /// Whether another turn would find something to do without waiting for the socket.
@@ -210,7 +202,7 @@ impl Connection {
 
     /// Backpressure: too much waits for the committer, or for this socket.
     fn may_continue(&mut self) -> bool {
-        !self.engine.is_congested() && self.output_len() < OUTPUT_BYTES_HIGH
+        !self.engine.is_congested() && self.session.output().len() < OUTPUT_BYTES_HIGH
     }
 
     /// Whether the socket is read. While the output is full it still is, up to one buffer: heartbeats of
@@ -246,46 +238,32 @@ impl Connection {
         }
     }
 
-    /// Sends what there is; ready when nothing is left.
+    /// Sends what there is; ready when nothing is left. A peer that is always a little behind never lets the output run
+    /// empty: what it has got goes all the same.
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.session.output().len() {
-            let sent = self.sent;
-            let unsent = self.session.output().get(sent..).unwrap_or_default();
-            let n = match self.stream.poll_write(cx, unsent) {
+        let output = self.session.output();
+        while !output.is_empty() {
+            let written = self.stream.poll_write(cx, &output.pieces());
+            let n = match written {
                 Poll::Ready(n) => n?,
                 Poll::Pending => {
-                    self.forget_sent();
+                    output.forget_sent();
                     return Poll::Pending;
                 }
             };
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sent += n;
+            output.advance(n);
             self.flush_due = true;
             self.clock.sent = true;
         }
-        let output = self.session.output();
-        output.clear();
-        if output.capacity() > 2 * OUTPUT_BYTES_HIGH {
-            *output = Vec::new();
-        }
-        self.sent = 0;
+        output.forget_sent();
         if self.flush_due {
             ready!(self.stream.poll_flush(cx))?;
             self.flush_due = false;
         }
         Poll::Ready(Ok(()))
-    }
-
-    /// A peer that is always a little behind never lets the output run empty: what it has got must go all
-    /// the same. Moving the rest costs no more than sending what is dropped did.
-    fn forget_sent(&mut self) {
-        let output = self.session.output();
-        if self.sent >= output.len() - self.sent {
-            output.drain(..self.sent);
-            self.sent = 0;
-        }
     }
 
     /// Reads what is there, up to one buffer: TLS gives it record by record, and who publishes one message in each is

@@ -89,10 +89,10 @@ impl Stream {
         }
     }
 
-    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
-            Stream::Plain(s) => Pin::new(s).poll_write(cx, bytes),
-            Stream::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, bytes),
+            Stream::Plain(s) => Pin::new(s).poll_write_vectored(cx, pieces),
+            Stream::Tls(s) => Pin::new(s.as_mut()).poll_write_vectored(cx, pieces),
         }
     }
 

@@ -39,7 +39,11 @@ impl<B: Broker> Session<B> {
                     self.cancel_consumer(key);
                 }
                 if !no_wait {
-                    frame::write_method(&mut self.out, number, &Method::BasicCancelOk { consumer_tag });
+                    frame::write_method(
+                        &mut self.out.frames,
+                        number,
+                        &Method::BasicCancelOk { consumer_tag },
+                    );
                 }
                 Ok(())
             }
@@ -52,7 +56,7 @@ impl<B: Broker> Session<B> {
             }
             Method::BasicRecover { requeue } => {
                 self.recover(number, requeue)?;
-                frame::write_method(&mut self.out, number, &Method::BasicRecoverOk {});
+                frame::write_method(&mut self.out.frames, number, &Method::BasicRecoverOk {});
                 Ok(())
             }
             Method::BasicRecoverAsync { requeue } => self.recover(number, requeue),
@@ -71,7 +75,7 @@ impl<B: Broker> Session<B> {
         } else {
             channel.prefetch = count;
         }
-        frame::write_method(&mut self.out, number, &Method::BasicQosOk {});
+        frame::write_method(&mut self.out.frames, number, &Method::BasicQosOk {});
         Ok(())
     }
 
@@ -124,7 +128,7 @@ impl<B: Broker> Session<B> {
             cancelled: false,
         });
         if !flags.no_wait {
-            frame::write_method(&mut self.out, number, &Method::BasicConsumeOk { consumer_tag: &tag });
+            frame::write_method(&mut self.out.frames, number, &Method::BasicConsumeOk { consumer_tag: &tag });
         }
         self.channel(number)?.consumers.insert(tag, key);
         Ok(())
@@ -153,12 +157,12 @@ impl<B: Broker> Session<B> {
                 self.late_get = Some(asked);
                 return Ok(());
             }
-            frame::write_method(&mut self.out, number, &Method::BasicGetEmpty { cluster_id: b"" });
+            frame::write_method(&mut self.out.frames, number, &Method::BasicGetEmpty { cluster_id: b"" });
             return Ok(());
         };
         let key = self.get_source(number, queue);
         let delivery_tag = self.channel(number)?.unacked.next_tag();
-        let (exchange, routing_key, properties, body) = entry.message.parts();
+        let (exchange, routing_key, properties, _) = entry.message.parts();
         let counted = counted(&entry, properties);
         let properties = counted.as_deref().unwrap_or(properties);
         let ok = Method::BasicGetOk {
@@ -168,8 +172,8 @@ impl<B: Broker> Session<B> {
             routing_key,
             message_count,
         };
-        frame::write_method(&mut self.out, number, &ok);
-        frame::write_content(&mut self.out, number, properties, body, self.frame_size_bytes_max);
+        frame::write_method(&mut self.out.frames, number, &ok);
+        self.out.write_content(number, properties, &entry.message, self.frame_size_bytes_max);
         self.delivered(key, delivery_tag, entry, no_ack);
         Ok(())
     }
@@ -236,7 +240,7 @@ impl<B: Broker> Session<B> {
             properties,
             body,
         };
-        frame::write_delivery(&mut self.out, &delivery, self.frame_size_bytes_max);
+        self.out.write_delivery(&delivery, &entry.message, self.frame_size_bytes_max);
         let no_ack = source.no_ack;
         self.delivered(key, delivery_tag, entry, no_ack);
     }
@@ -272,7 +276,7 @@ impl<B: Broker> Session<B> {
         }
         if self.capabilities.consumer_cancel_notify {
             let cancel = Method::BasicCancel { consumer_tag: &tag, no_wait: true };
-            frame::write_method(&mut self.out, number, &cancel);
+            frame::write_method(&mut self.out.frames, number, &cancel);
         }
     }
 }

@@ -112,7 +112,7 @@ impl<B: Broker> Session<B> {
                     Method::ChannelCloseOk {} => self.forget_channel(number),
                     // Both sides closed at once: ours is still to be answered.
                     Method::ChannelClose { .. } => {
-                        frame::write_method(&mut self.out, number, &Method::ChannelCloseOk {});
+                        frame::write_method(&mut self.out.frames, number, &Method::ChannelCloseOk {});
                     }
                     _ => {}
                 }
@@ -170,12 +170,12 @@ impl<B: Broker> Session<B> {
         match method {
             Method::ChannelClose { .. } => {
                 self.release_channels([number]);
-                frame::write_method(&mut self.out, number, &Method::ChannelCloseOk {});
+                frame::write_method(&mut self.out.frames, number, &Method::ChannelCloseOk {});
                 self.forget_channel(number);
                 Ok(())
             }
             Method::ChannelFlow { active: true } => {
-                frame::write_method(&mut self.out, number, &Method::ChannelFlowOk { active: true });
+                frame::write_method(&mut self.out.frames, number, &Method::ChannelFlowOk { active: true });
                 Ok(())
             }
             Method::ChannelFlow { active: false } => {
@@ -188,7 +188,7 @@ impl<B: Broker> Session<B> {
     /// Tickets are AMQP 0-8's; clients that still ask get 1, as from RabbitMQ, and nothing checks it.
     fn handle_access_class(&mut self, number: u16, method: Method<'_>) -> Result<(), Fault> {
         let Method::AccessRequest { .. } = method else { return Err(unexpected()) };
-        frame::write_method(&mut self.out, number, &Method::AccessRequestOk { ticket: 1 });
+        frame::write_method(&mut self.out.frames, number, &Method::AccessRequestOk { ticket: 1 });
         Ok(())
     }
 
@@ -201,7 +201,7 @@ impl<B: Broker> Session<B> {
         }
         channel.confirms.get_or_insert_default();
         if !no_wait {
-            frame::write_method(&mut self.out, number, &Method::ConfirmSelectOk {});
+            frame::write_method(&mut self.out.frames, number, &Method::ConfirmSelectOk {});
         }
         Ok(())
     }
@@ -226,7 +226,7 @@ impl<B: Broker> Session<B> {
                 return Err(Fault::new(ReplyCode::ChannelError, "second 'channel.open' seen"));
             }
         }
-        frame::write_method(&mut self.out, number, &Method::ChannelOpenOk { channel_id: b"" });
+        frame::write_method(&mut self.out.frames, number, &Method::ChannelOpenOk { channel_id: b"" });
         Ok(())
     }
 
@@ -243,7 +243,7 @@ impl<B: Broker> Session<B> {
             class_id,
             method_id,
         };
-        frame::write_method(&mut self.out, number, &close);
+        frame::write_method(&mut self.out.frames, number, &close);
         if let Ok(channel) = self.channel(number) {
             *channel = Channel::default();
             channel.expect = Expect::CloseOk;

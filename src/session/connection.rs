@@ -15,6 +15,7 @@ use crate::broker::queue::{ConsumerId, Entry};
 use super::basic::LateGet;
 use super::channel::ChannelOf;
 use super::handshake::{Capabilities, Peer, Settings};
+use super::output::Output;
 use super::port::{Barrier, Broker, Login, Waiting};
 use super::publish::{PUBLISH_ID, Publishing};
 use super::timeouts::{Deadlines, Timeout};
@@ -73,7 +74,7 @@ pub struct Session<B: Broker> {
     pub(super) settings: Settings,
     pub(super) peer: Peer,
     pub(super) phase: Phase,
-    pub(super) out: Vec<u8>,
+    pub(super) out: Output,
     pub(super) login: Option<Login>,
     pub(super) login_mechanism: &'static str,
     pub(super) user: Vec<u8>,
@@ -121,7 +122,7 @@ impl<B: Broker> Session<B> {
             settings,
             peer,
             phase: Phase::Header,
-            out: Vec::new(),
+            out: Output::default(),
             login: None,
             login_mechanism: "",
             user: Vec::new(),
@@ -196,7 +197,7 @@ impl<B: Broker> Session<B> {
         if self.held.as_ref().is_some_and(|held| held.barrier <= kept)
             && let Some(held) = self.held.take()
         {
-            self.out.extend_from_slice(&held.reply);
+            self.out.frames.extend_from_slice(&held.reply);
         }
         self.confirm_due(kept);
         self.retry_get();
@@ -208,7 +209,7 @@ impl<B: Broker> Session<B> {
         if alarm.is_none() && self.blocked {
             self.blocked = false;
             if self.capabilities.connection_blocked && self.phase == Phase::Running {
-                frame::write_method(&mut self.out, 0, &Method::ConnectionUnblocked {});
+                frame::write_method(&mut self.out.frames, 0, &Method::ConnectionUnblocked {});
             }
         }
     }
@@ -230,14 +231,14 @@ impl<B: Broker> Session<B> {
     /// Writes a heartbeat frame.
     pub fn heartbeat(&mut self) {
         if self.phase == Phase::Running {
-            frame::write_heartbeat(&mut self.out);
+            frame::write_heartbeat(&mut self.out.frames);
         }
     }
 
     // ---- out
 
-    /// Encoded bytes for the peer; the caller takes from the front what it has sent.
-    pub fn output(&mut self) -> &mut Vec<u8> {
+    /// What is to go to the peer; the caller takes from the front what it has sent.
+    pub fn output(&mut self) -> &mut Output {
         &mut self.out
     }
 
@@ -359,7 +360,7 @@ impl<B: Broker> Session<B> {
         match method {
             Method::ConnectionClose { .. } => {
                 self.release_everything();
-                frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
+                frame::write_method(&mut self.out.frames, 0, &Method::ConnectionCloseOk {});
                 // The client closes the socket. Until then its other threads may say goodbye as well
                 // (amqp091-go's do), and each is answered.
                 self.phase = Phase::Closing;
@@ -368,7 +369,7 @@ impl<B: Broker> Session<B> {
             // Only a backend with tokens has something to renew; RabbitMQ's own takes any secret for an
             // answer, too. The password counts at the next login.
             Method::ConnectionUpdateSecret { .. } => {
-                frame::write_method(&mut self.out, 0, &Method::ConnectionUpdateSecretOk {});
+                frame::write_method(&mut self.out.frames, 0, &Method::ConnectionUpdateSecretOk {});
                 Ok(())
             }
             _ => Err(unexpected_in_state("running")),
@@ -382,7 +383,7 @@ impl<B: Broker> Session<B> {
         match Method::decode(frame.payload) {
             Ok(Method::ConnectionCloseOk {}) => self.phase = Phase::Closed,
             Ok(Method::ConnectionClose { .. }) => {
-                frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
+                frame::write_method(&mut self.out.frames, 0, &Method::ConnectionCloseOk {});
             }
             Ok(_) | Err(_) => {}
         }
@@ -418,7 +419,7 @@ impl<B: Broker> Session<B> {
             method_id,
         };
         if can_read {
-            frame::write_method(&mut self.out, 0, &close);
+            frame::write_method(&mut self.out.frames, 0, &close);
         }
         self.phase = if can_read { Phase::Closing } else { Phase::Closed };
         self.close_reason = Some(fault.log_text());
@@ -458,7 +459,7 @@ impl<B: Broker> Session<B> {
     pub(super) fn reply_at(&mut self, barrier: Barrier, channel: u16, reply: Option<&Method<'_>>) {
         let Some(reply) = reply else { return };
         if barrier <= self.broker.kept() {
-            frame::write_method(&mut self.out, channel, reply);
+            frame::write_method(&mut self.out.frames, channel, reply);
         } else {
             let mut bytes = Vec::new();
             frame::write_method(&mut bytes, channel, reply);

@@ -89,7 +89,7 @@ impl<B: Broker> Session<B> {
                 Some(8)
             }
             Some(_) | None => {
-                self.out.extend_from_slice(PROTOCOL_HEADER);
+                self.out.frames.extend_from_slice(PROTOCOL_HEADER);
                 self.bad_header = Some(describe_header(bytes));
                 self.phase = Phase::Closed;
                 Some(bytes.len())
@@ -129,7 +129,7 @@ impl<B: Broker> Session<B> {
             mechanisms: names.as_bytes(),
             locales: b"en_US",
         };
-        frame::write_method(&mut self.out, 0, &start);
+        frame::write_method(&mut self.out.frames, 0, &start);
     }
 
     /// EXTERNAL is only offered to who has shown a certificate.
@@ -155,11 +155,11 @@ impl<B: Broker> Session<B> {
                 self.broker.open(&self.user, virtual_host)?;
                 self.may_impersonate = self.broker.may_impersonate();
                 self.phase = Phase::Running;
-                frame::write_method(&mut self.out, 0, &Method::ConnectionOpenOk { known_hosts: b"" });
+                frame::write_method(&mut self.out.frames, 0, &Method::ConnectionOpenOk { known_hosts: b"" });
                 Ok(())
             }
             (_, Method::ConnectionClose { .. }) => {
-                frame::write_method(&mut self.out, 0, &Method::ConnectionCloseOk {});
+                frame::write_method(&mut self.out.frames, 0, &Method::ConnectionCloseOk {});
                 self.phase = Phase::Closed;
                 Ok(())
             }
@@ -205,7 +205,7 @@ impl<B: Broker> Session<B> {
                     frame_max: s.frame_size_bytes_max,
                     heartbeat: s.heartbeat_seconds,
                 };
-                frame::write_method(&mut self.out, 0, &tune);
+                frame::write_method(&mut self.out.frames, 0, &tune);
                 self.phase = Phase::TuneOk;
             }
             Err(LoginRefused) if self.capabilities.authentication_failure_close => {

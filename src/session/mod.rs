@@ -16,6 +16,7 @@ mod confirm;
 mod connection;
 mod content;
 mod handshake;
+mod output;
 pub mod port;
 mod publish;
 mod replies;
@@ -29,3 +30,4 @@ mod unacked;
 
 pub use connection::Session;
 pub use handshake::{Identity, Peer, Settings};
+pub use output::Output;

@@ -74,7 +74,7 @@ impl<B: Broker> Session<B> {
             self.blocked = true;
             if self.capabilities.connection_blocked {
                 let blocked = Method::ConnectionBlocked { reason: reason.as_bytes() };
-                frame::write_method(&mut self.out, 0, &blocked);
+                frame::write_method(&mut self.out.frames, 0, &blocked);
             }
         }
     }
@@ -109,7 +109,7 @@ impl<B: Broker> Session<B> {
                 let confirms = self.channel(number).ok().and_then(|c| c.confirms.as_mut());
                 if let Some(tag) = confirms.map(|c| c.next_tag()) {
                     let nack = Method::BasicNack { delivery_tag: tag, multiple: false, requeue: false };
-                    frame::write_method(&mut self.out, number, &nack);
+                    frame::write_method(&mut self.out.frames, number, &nack);
                 }
             }
             Outcome::Fault(fault) => self.handle_fault(number, &fault, PUBLISH_ID),
@@ -134,7 +134,11 @@ impl<B: Broker> Session<B> {
             let Some(Some(channel)) = self.channels.get_mut(usize::from(*number)) else { return false };
             let Some(confirms) = channel.confirms.as_mut() else { return false };
             if let Some((delivery_tag, multiple)) = confirms.take_due(kept) {
-                frame::write_method(&mut self.out, *number, &Method::BasicAck { delivery_tag, multiple });
+                frame::write_method(
+                    &mut self.out.frames,
+                    *number,
+                    &Method::BasicAck { delivery_tag, multiple },
+                );
             }
             confirms.is_waiting()
         });
@@ -142,7 +146,7 @@ impl<B: Broker> Session<B> {
     }
 
     fn write_return(&mut self, number: u16, message: &Message) {
-        let (exchange, routing_key, properties, body) = message.parts();
+        let (exchange, routing_key, properties, _) = message.parts();
         let code = ReplyCode::NoRoute;
         let returned = Method::BasicReturn {
             reply_code: code.code(),
@@ -150,7 +154,7 @@ impl<B: Broker> Session<B> {
             exchange,
             routing_key,
         };
-        frame::write_method(&mut self.out, number, &returned);
-        frame::write_content(&mut self.out, number, properties, body, self.frame_size_bytes_max);
+        frame::write_method(&mut self.out.frames, number, &returned);
+        self.out.write_content(number, properties, message, self.frame_size_bytes_max);
     }
 }

@@ -38,7 +38,7 @@ impl<B: Broker> Session<B> {
         let serial = self.reply_serial;
         let address = self.broker.open_replies(ReplyTo { channel: number, serial })?;
         if !flags.no_wait {
-            frame::write_method(&mut self.out, number, &Method::BasicConsumeOk { consumer_tag: &tag });
+            frame::write_method(&mut self.out.frames, number, &Method::BasicConsumeOk { consumer_tag: &tag });
         }
         self.channel(number)?.replies = Some(Box::new(ReplyConsumer { tag, address, serial }));
         Ok(())
@@ -76,6 +76,6 @@ impl<B: Broker> Session<B> {
             properties,
             body,
         };
-        frame::write_delivery(&mut self.out, &delivery, self.frame_size_bytes_max);
+        self.out.write_delivery(&delivery, message, self.frame_size_bytes_max);
     }
 }

@@ -69,7 +69,7 @@ impl<B: Broker> Session<B> {
             }
             Method::TxSelect {} => {
                 channel.transaction.get_or_insert_default();
-                frame::write_method(&mut self.out, number, &Method::TxSelectOk {});
+                frame::write_method(&mut self.out.frames, number, &Method::TxSelectOk {});
             }
             Method::TxCommit {} | Method::TxRollback {} if channel.transaction.is_none() => {
                 return refuse("channel is not transactional");
@@ -80,7 +80,7 @@ impl<B: Broker> Session<B> {
                 // The deliveries stay unacknowledged; they are not delivered again by themselves.
                 channel.unacked.put_back(forgotten.into_unacked());
                 self.deadlines.look_again();
-                frame::write_method(&mut self.out, number, &Method::TxRollbackOk {});
+                frame::write_method(&mut self.out.frames, number, &Method::TxRollbackOk {});
             }
             _ => return Err(unexpected()),
         }

@@ -185,7 +185,7 @@ impl Line {
     /// Reads what the session has written; how many bytes.
     fn hear(&mut self) -> usize {
         let limit = self.session.frame_size_bytes_max();
-        let output = std::mem::take(self.session.output());
+        let output = self.session.output().take();
         self.listener.hear(&output, limit);
         output.len()
     }

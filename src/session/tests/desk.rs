@@ -589,7 +589,7 @@ impl Talk {
 
     /// What the session has said since, one line for each method, with the body of its content.
     pub fn said(&mut self) -> Vec<String> {
-        let output = std::mem::take(self.session.output());
+        let output = self.session.output().take();
         let mut rest = output.strip_prefix(PROTOCOL_HEADER).unwrap_or(&output);
         let mut lines: Vec<String> = Vec::new();
         if rest.len() < output.len() {

@@ -31,7 +31,7 @@ fn a_request_carries_the_address_and_a_reply_to_it_is_delivered() {
     let mut talk = taking_replies();
     let [(address, _)] = &addresses(&talk)[..] else { panic!() };
     request(&mut talk).get(1, "q", true).send();
-    let output = std::mem::take(talk.session.output());
+    let output = talk.session.output().take();
     assert!(output.windows(address.len()).any(|piece| piece == address.as_bytes()));
     talk.publish(1, address, "answer").send();
     assert_eq!(talk.deliver().said(), ["1 basic.deliver t 2 answer"]);
@@ -56,7 +56,7 @@ fn every_other_property_stays() {
         ..Properties::default()
     };
     talk.begin_publish(1, "", "q", false).content(1, given, "x").get(1, "q", true).send();
-    let output = std::mem::take(talk.session.output());
+    let output = talk.session.output().take();
     let mut expected = Vec::new();
     Properties { reply_to: Some(address.as_bytes()), ..given }.encode(&mut expected);
     assert!(output.windows(expected.len()).any(|piece| piece == expected));
