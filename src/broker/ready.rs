@@ -8,7 +8,7 @@ use super::id::Seq;
 use super::level::{Amount, Level, PageRead, Rest, Run};
 use super::queue::Entry;
 use super::spilled::Block;
-use crate::limits::{SPILL_BLOCK_BYTES_MAX, SPILL_BLOCK_MESSAGES_MAX};
+use crate::limits::{RESIDENT_TRANSIENT_TIMES, SPILL_BLOCK_BYTES_MAX, SPILL_BLOCK_MESSAGES_MAX};
 
 /// How many priorities there are, and what they mean for the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,14 @@ pub struct Window {
     pub len_max: usize,
     /// bytes of their bodies
     pub bytes_max: usize,
+}
+
+impl Window {
+    /// How much there may be in all before what no store has is to be spilled.
+    fn with_transient(self) -> Window {
+        let times = |limit: usize| limit.saturating_mul(RESIDENT_TRANSIENT_TIMES);
+        Window { len_max: times(self.len_max), bytes_max: times(self.bytes_max) }
+    }
 }
 
 /// What is to be read back next: the beginning of a run, or blocks.
@@ -285,6 +293,7 @@ impl<D> Ready<D> {
             self.paged.len += out.len;
             self.paged.bytes += out.bytes;
         }
+        let window = window.with_transient();
         let block = self.block_of(window);
         self.is_beyond(window) && self.levels.iter_mut().any(|level| has_block(level, block))
     }
@@ -318,6 +327,7 @@ impl<D> Ready<D> {
         bytes_max: usize,
         mut next_id: impl FnMut() -> u64,
     ) -> Vec<Spilling<D>> {
+        let window = window.with_transient();
         let size = self.block_of(window);
         let (mut made, mut bytes) = (Vec::new(), 0);
         for at in 0..self.levels.len() {

@@ -5,7 +5,7 @@ use super::*;
 use crate::broker::queue::Counts;
 
 /// A broker that keeps four messages of each queue in memory.
-pub(super) fn small(dir: &Path) -> House {
+fn small(dir: &Path) -> House {
     let house = House::open(dir);
     house.engine.set_window(4, 1 << 20);
     house

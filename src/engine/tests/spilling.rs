@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use super::paging::{look, numbers, small};
+use super::paging::{look, numbers};
 use super::*;
 use crate::broker::queue::Counts;
+use crate::limits::RESIDENT_TRANSIENT_TIMES;
 use crate::store::SPILL_DIR;
 
 fn files(house: &House) -> Vec<PathBuf> {
@@ -31,6 +32,13 @@ impl Seat {
     fn wait_until_no_file_is_left(&self, house: &House) {
         self.wait_until_true("the end of all files", || files(house).is_empty());
     }
+}
+
+/// A house where four transient messages may stay.
+fn small(dir: &Path) -> House {
+    let house = House::open(dir);
+    house.engine.set_window(4 / RESIDENT_TRANSIENT_TIMES, 1 << 20);
+    house
 }
 
 /// A house with small windows, and somebody who has declared a transient queue in it.
@@ -122,7 +130,7 @@ fn thousands_that_came_back_are_spilled_again_and_are_known_to_have_been_deliver
 fn while_memory_is_short_less_of_each_queue_stays_in_it_though_nobody_uses_the_queue() {
     let dir = tempfile::tempdir().unwrap();
     let house = House::open(dir.path());
-    house.engine.set_window(2000, 1 << 30);
+    house.engine.set_window(2000 / RESIDENT_TRANSIENT_TIMES, 1 << 30);
     let mut a = house.client();
     a.declare("q", TRANSIENT);
     for number in 1..=2000 {
@@ -131,7 +139,7 @@ fn while_memory_is_short_less_of_each_queue_stays_in_it_though_nobody_uses_the_q
     assert_eq!(house.counts("q").paged, 0, "it fits");
     // At nine tenths of the watermark a sixty-fourth may stay, or the least there can be.
     house.engine.fit_into(Some(90), 100);
-    a.wait_until_true("the spilling", || house.counts("q").paged >= 1800);
+    a.wait_until_true("the spilling", || house.counts("q").paged >= 1400);
     assert_eq!(a.take_all("q"), numbers(1..=2000));
     a.wait_until_no_file_is_left(&house);
 }
