@@ -230,11 +230,7 @@ impl Broker for Client {
         queue.purge_stored(&purged.runs, &self.engine.store);
         self.engine.pager.give_up(&purged.blocks);
         let position = match queue.is_stored() && (purged.count() > 0 || queue.has_own_key()) {
-            true => {
-                let mut appender = self.engine.store.appender();
-                appender.await_all();
-                appender.tail()
-            }
+            true => self.engine.store.appender().place_of_all(),
             false => Position(0),
         };
         Ok((purged.count() as u32, self.barrier(position)))

@@ -214,12 +214,7 @@ impl Engine {
     /// What to wait for before saying that something stored is there, or gone, although this caller changed
     /// nothing: whoever did may still be waiting for the commit.
     pub(super) fn as_found(&self, is_stored: bool) -> Position {
-        if !is_stored {
-            return Position(0);
-        }
-        let mut appender = self.store.appender();
-        appender.await_all();
-        appender.tail()
+        if is_stored { self.store.appender().place_of_all() } else { Position(0) }
     }
 
     /// Changes the topology: `change` works on a copy and appends its rows to the store meanwhile, so

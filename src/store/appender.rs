@@ -130,11 +130,27 @@ impl<'a> Appender<'a> {
         let has_any = self.inbox.unawaited > self.inbox.base;
         // What is awaited and cannot be struck out holds up whatever comes after it.
         if has_any && self.inbox.walled < self.inbox.unawaited {
-            // It is passed over by the committer, so it is no part of the backlog.
-            self.inbox.slots.push_back(Slot { op: Op::Nothing, ends: false, is_awaited: true });
-            self.inbox.walled = self.tail().0;
+            self.wall_off();
         }
         has_any
+    }
+
+    /// As [`Appender::await_all`], for a promise that nothing is appended for: its place, at which what is being written
+    /// is waited for too.
+    pub fn place_of_all(&mut self) -> Position {
+        self.await_all();
+        let tail = self.tail();
+        // Only what nobody awaits can be kept before it is durable.
+        if self.core.durable() < tail && self.inbox.kept >= tail.0 && self.core.failure().is_none() {
+            self.wall_off();
+        }
+        self.tail()
+    }
+
+    fn wall_off(&mut self) {
+        // It is passed over by the committer, so it is no part of the backlog.
+        self.inbox.slots.push_back(Slot { op: Op::Nothing, ends: false, is_awaited: true });
+        self.inbox.walled = self.tail().0;
     }
 
     /// What waits now, and whose promises are not kept up to `place`, is not to wait any longer than it takes.

@@ -359,3 +359,6 @@ impl Inbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
