@@ -63,7 +63,7 @@ pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Messages in one write batch: past this the commit's latency grows and its rate does not.
 pub const COMMIT_MESSAGES_MAX: usize = 512;
 
-/// Plaintext bytes in one write batch.
+/// Plaintext bytes in one write batch; it goes on where something gave way to what comes later.
 pub const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 
 /// The same of large messages while what is put is acknowledged soon: what is not in this batch may never have to be

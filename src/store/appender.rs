@@ -192,8 +192,11 @@ impl<'a> Appender<'a> {
         shared: Option<&Arc<SharedBody>>,
         put_at: Position,
     ) {
-        if self.strike_out(queue, seq, put_at).is_none() {
-            self.push(Op::Delete { queue, seq, bytes: bytes as u32, shared: shared.cloned() }, false);
+        match self.strike_out(queue, seq, put_at) {
+            Some(_) => self.inbox.keep_together(put_at.0),
+            None => {
+                self.push(Op::Delete { queue, seq, bytes: bytes as u32, shared: shared.cloned() }, false);
+            }
         }
     }
 
@@ -295,14 +298,17 @@ impl<'a> Appender<'a> {
         queue: QueueId,
         entries: Vec<(Seq, Option<Arc<SharedBody>>, Position)>,
     ) -> Position {
-        let mut bodies = Vec::new();
+        let (mut bodies, mut first) = (Vec::new(), None);
         for (seq, shared, put_at) in entries {
-            if self.strike_out(queue, seq, put_at).is_none() {
-                bodies.extend(shared.map(|shared| (seq, shared)));
+            match self.strike_out(queue, seq, put_at) {
+                Some(_) => first = Some(first.map_or(put_at, |first: Position| first.min(put_at))),
+                None => bodies.extend(shared.map(|shared| (seq, shared))),
             }
         }
         self.inbox.delivered.remove(&queue);
-        self.push(Op::DropQueue { queue, bodies }, true)
+        let place = self.push(Op::DropQueue { queue, bodies }, true);
+        first.into_iter().for_each(|first| self.inbox.keep_together(first.0));
+        place
     }
 
     /// Gives a queue a key of its own, under which all that is put later is sealed; with `anew` it replaces the one

@@ -9,6 +9,7 @@
 //! are quick are confirmed without a commit, if the committer leaves them that little time ([`super::Appender::may_wait`]).
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -68,6 +69,8 @@ pub(super) struct Inbox {
     /// Place of the last thing that nobody waits for, and of the last one that is awaited and cannot be struck out.
     pub(super) unawaited: u64,
     pub(super) walled: u64,
+    /// No batch ends at one of these places.
+    pub(super) unbroken: Range<u64>,
     /// Who waits for what is durable.
     pub(super) wakers: VecDeque<(u64, Waker)>,
     /// Who waits for a promise.
@@ -142,6 +145,7 @@ impl Core {
             kept: 0,
             unawaited: 0,
             walled: 0,
+            unbroken: 0..0,
             wakers: VecDeque::new(),
             promised: VecDeque::new(),
             dues: Dues::default(),
@@ -307,8 +311,15 @@ impl Inbox {
         self.urgent || self.closed || self.slots.len() >= COMMIT_SLOTS_MAX
     }
 
+    /// What stands from `first` on, which was struck out for something that was appended since, is committed with that.
+    pub(super) fn keep_together(&mut self, first: u64) {
+        let tail = self.base + self.slots.len() as u64;
+        let open = Some(self.unbroken.start).filter(|open| self.unbroken.end > self.base.max(*open));
+        self.unbroken = open.map_or(first, |open| open.min(first))..tail;
+    }
+
     fn take_batch(&mut self, ops: &mut Vec<Op>) {
-        let (mut bytes, mut passed, mut messages) = (0, 0, 0);
+        let (mut bytes, mut passed, mut messages) = (0, 0u64, 0);
         let (mut large, large_max) =
             (0, if self.is_brisk { COMMIT_LARGE_BYTES_MAX } else { COMMIT_BYTES_MAX });
         while let Some(Slot { op, ends, .. }) = self.slots.pop_front() {
@@ -323,12 +334,12 @@ impl Inbox {
             let full = messages >= COMMIT_MESSAGES_MAX
                 || bytes >= COMMIT_BYTES_MAX
                 || large >= large_max
-                || passed >= COMMIT_SLOTS_MAX;
-            if ends && full {
+                || passed >= COMMIT_SLOTS_MAX as u64;
+            if ends && full && !self.unbroken.contains(&(self.base + passed)) {
                 break;
             }
         }
-        self.base += passed as u64;
+        self.base += passed;
         // What is left was kept waiting by this batch already.
         self.urgent = !self.slots.is_empty();
     }

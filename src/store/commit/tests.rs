@@ -1,12 +1,62 @@
 //! The inbox alone: there is no committer and no disk. A test takes a batch, and says that it was written.
 
+use std::sync::LazyLock;
+
 use super::*;
+use crate::broker::message::Message;
+use crate::store::record::EntryMeta;
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(600);
+
+/// Two huge ones fill a batch.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    Small,
+    Huge,
+}
+
+fn message(size: Size) -> Message {
+    static MESSAGES: LazyLock<[Message; 2]> = LazyLock::new(|| {
+        [1, COMMIT_BYTES_MAX / 2].map(|bytes| Message::new(b"", b"q", &[0, 0], &[&vec![1; bytes]]))
+    });
+    MESSAGES[size as usize].clone()
+}
+
+fn put(core: &Core, seq: u64, size: Size) -> Position {
+    let mut appender = core.appender();
+    appender.may_wait(LONG);
+    appender.put(QueueId(1), Seq(seq), &message(size), None, EntryMeta::default())
+}
 
 /// The committer takes a batch: its last place, and how many changes are in it.
 fn take(core: &Core) -> (u64, usize) {
     let (mut ops, mut delivered) = (Vec::new(), DeliveryMarks::default());
     let taken = core.take(&mut ops, &mut delivered, false, Some(Duration::ZERO));
     (taken.upto, ops.len())
+}
+
+/// What was dropped for a newer message was confirmed with the batch that it had stood in, although that was full before
+/// the newer one: a kill in between lost both.
+#[test]
+fn what_gave_way_and_what_it_gave_way_to_are_in_one_batch() {
+    for drops_queue in [false, true] {
+        let core = Core::new(0, 0, None, Vec::new());
+        let old = put(&core, 1, Size::Small);
+        (2..=3).for_each(|seq| _ = put(&core, seq, Size::Huge));
+        let new = put(&core, 4, Size::Small);
+        match drops_queue {
+            false => core.appender().delete(QueueId(1), Seq(1), 0, None, old),
+            true => _ = core.appender().drop_queue(QueueId(1), vec![(Seq(1), None, old)]),
+        }
+        let after = put(&core, 5, Size::Small);
+        let (upto, changes) = take(&core);
+        assert_eq!((upto, changes), (after.0 - 1, if drops_queue { 4 } else { 3 }));
+        assert!(core.kept() < old);
+        core.advance(upto, &mut Vec::new());
+        assert!(core.kept() >= new);
+        assert_eq!(take(&core).0, after.0, "the rest is the next one");
+    }
 }
 
 /// A declare of what is there, and a purge, were answered while what was acknowledged or purged before was still being
