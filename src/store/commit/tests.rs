@@ -1,5 +1,7 @@
 //! The inbox alone: there is no committer and no disk. A test takes a batch, and says that it was written.
 
+mod model;
+
 use std::sync::LazyLock;
 
 use super::*;
@@ -9,16 +11,18 @@ use crate::store::record::EntryMeta;
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(600);
 
-/// Two huge ones fill a batch.
+/// Two large ones fill a batch of what is acknowledged soon, two huge ones any.
 #[derive(Clone, Copy, Debug)]
 enum Size {
     Small,
+    Large,
     Huge,
 }
 
 fn message(size: Size) -> Message {
-    static MESSAGES: LazyLock<[Message; 2]> = LazyLock::new(|| {
-        [1, COMMIT_BYTES_MAX / 2].map(|bytes| Message::new(b"", b"q", &[0, 0], &[&vec![1; bytes]]))
+    static MESSAGES: LazyLock<[Message; 3]> = LazyLock::new(|| {
+        [1, COMMIT_LARGE_BYTES_MAX / 2, COMMIT_BYTES_MAX / 2]
+            .map(|bytes| Message::new(b"", b"q", &[0, 0], &[&vec![1; bytes]]))
     });
     MESSAGES[size as usize].clone()
 }
