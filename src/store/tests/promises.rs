@@ -1,19 +1,10 @@
-//! When a promise is kept: by a commit, or by an acknowledgement that comes before it.
-
-use std::sync::atomic::{AtomicUsize, Ordering};
+//! When a promise is kept: by a commit, or by an acknowledgement that comes before it. What the committer might be too
+//! quick for is in commit/tests.rs.
 
 use super::*;
 
-/// Longer than any test takes.
+/// Longer than a commit waits for anything.
 const LONG: Duration = Duration::from_secs(600);
-
-struct Count(AtomicUsize);
-
-impl std::task::Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 fn put(store: &Store, seq: u64, patience: Option<Duration>) -> Position {
     let mut appender = store.appender();
@@ -23,25 +14,6 @@ fn put(store: &Store, seq: u64, patience: Option<Duration>) -> Position {
 
 fn acknowledge(store: &Store, seq: u64, put_at: Position) {
     store.appender().acknowledge(QUEUE, Seq(seq), 0, None, put_at);
-}
-
-#[test]
-fn what_is_acknowledged_in_time_needs_no_commit() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    store.probe().unwrap();
-    let (before, count) = (store.stats().commits, Arc::new(Count(AtomicUsize::new(0))));
-    let places = [1, 2, 3].map(|seq| put(&store, seq, Some(LONG)));
-    store.appender().wake_when_kept(places[2], Waker::from(Arc::clone(&count)));
-    acknowledge(&store, 2, places[1]);
-    acknowledge(&store, 1, places[0]);
-    assert_eq!((store.kept(), count.0.load(Ordering::SeqCst)), (places[1], 0), "the third is still to come");
-    acknowledge(&store, 3, places[2]);
-    assert_eq!((store.kept(), store.durable()), (places[2], places[2]));
-    assert_eq!((count.0.load(Ordering::SeqCst), store.stats().commits), (1, before));
-    assert_eq!(store.backlog_bytes(), 0);
-    store.appender().wake_when_kept(places[2], Waker::from(Arc::clone(&count)));
-    assert_eq!(count.0.load(Ordering::SeqCst), 2, "at once");
 }
 
 #[test]
@@ -104,30 +76,17 @@ fn an_acknowledgement_that_is_still_to_be_written_holds_up_only_who_asks_for_it(
 }
 
 #[test]
-fn a_body_apart_that_is_acknowledged_in_time_is_no_part_of_the_backlog() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    store.probe().unwrap();
-    let text = message(&"long ".repeat(100_000));
-    let shared = store.shared_body(&text, 1);
-    let mut appender = store.appender();
-    appender.may_wait(LONG);
-    let place = appender.put(QUEUE, Seq(1), &text, Some(&shared), meta(1));
-    drop(appender);
-    assert!(store.backlog_bytes() > text.size_bytes());
-    store.appender().acknowledge(QUEUE, Seq(1), 0, Some(&shared), place);
-    assert_eq!((store.backlog_bytes(), store.kept()), (0, place));
-}
-
-#[test]
 fn a_store_that_has_failed_keeps_no_promise() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let place = put_range(&store, QUEUE, 1..=1);
     wait(&store, place);
-    let patient = put(&store, 2, Some(LONG));
+    let mut appender = store.appender();
+    appender.may_wait(LONG);
+    let patient = appender.put(QUEUE, Seq(2), &message("x"), None, meta(2));
     // The same place twice would break what SingleDelete relies on.
-    put(&store, 1, None);
+    appender.put(QUEUE, Seq(1), &message("x"), None, meta(1));
+    drop(appender);
     while store.failure().is_none() {
         std::thread::park_timeout(Duration::from_millis(1));
     }
@@ -145,23 +104,6 @@ fn it_is_known_how_long_ago_something_was_put() {
     let age = store.appender().age(place).unwrap();
     assert!(age <= before.elapsed());
     assert_eq!(store.appender().age(Position(place.0 + 1)), None);
-}
-
-/// A message that gave way to a newer one (`x-max-length`, a purge) counted as acknowledged: it was confirmed while
-/// neither the newer one nor the removal was on the disk, and a kill in between lost both.
-#[test]
-fn what_gives_way_to_something_is_promised_with_that() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    store.probe().unwrap();
-    let old = put(&store, 1, Some(LONG));
-    let new = put(&store, 2, Some(LONG));
-    store.appender().delete(QUEUE, Seq(1), 0, None, old);
-    assert!(store.kept() < old);
-    let place = put(&store, 3, Some(LONG));
-    store.appender().drop_queue(QueueId(9), vec![(Seq(3), None, place)]);
-    wait(&store, new);
-    assert!(store.kept() >= new && store.durable() >= new);
 }
 
 /// Whoever waited for acknowledgements relied on a message that happened to stand behind them, which was acknowledged
