@@ -8,7 +8,7 @@ use super::id::Seq;
 use super::level::{Amount, Level, PageRead, Rest, Run};
 use super::queue::Entry;
 use super::spilled::Block;
-use crate::limits::{RESIDENT_TRANSIENT_TIMES, SPILL_BLOCK_BYTES_MAX, SPILL_BLOCK_MESSAGES_MAX};
+use crate::limits::{READ_AHEAD_BYTES_MAX, SPILL_BLOCK_BYTES_MAX, SPILL_BLOCK_MESSAGES_MAX};
 
 /// How many priorities there are, and what they mean for the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +45,6 @@ pub struct Window {
     pub len_max: usize,
     /// bytes of their bodies
     pub bytes_max: usize,
-}
-
-impl Window {
-    /// How much there may be in all before what no store has is to be spilled.
-    fn with_transient(self) -> Window {
-        let times = |limit: usize| limit.saturating_mul(RESIDENT_TRANSIENT_TIMES);
-        Window { len_max: times(self.len_max), bytes_max: times(self.bytes_max) }
-    }
 }
 
 /// What is to be read back next: the beginning of a run, or blocks.
@@ -282,8 +274,9 @@ impl<D> Ready<D> {
 
     // ---- what is not in memory
 
-    /// Lets go of what is beyond the window and in the store. True when some of the rest is to be spilled.
-    pub fn page_out(&mut self, window: Window, rest: impl Fn(&Entry<D>) -> Rest) -> bool {
+    /// Lets go of what is beyond the window and in the store. True when some of the rest is to be spilled, for there is
+    /// more than `in_all`.
+    pub fn page_out(&mut self, window: Window, in_all: Window, rest: impl Fn(&Entry<D>) -> Rest) -> bool {
         if self.paged.len == 0 && !self.is_beyond(window) {
             return false;
         }
@@ -293,9 +286,8 @@ impl<D> Ready<D> {
             self.paged.len += out.len;
             self.paged.bytes += out.bytes;
         }
-        let window = window.with_transient();
         let block = self.block_of(window);
-        self.is_beyond(window) && self.levels.iter_mut().any(|level| has_block(level, block))
+        self.is_beyond(in_all) && self.levels.iter_mut().any(|level| has_block(level, block))
     }
 
     /// Whether more is in memory than should be.
@@ -324,15 +316,15 @@ impl<D> Ready<D> {
     pub fn spill(
         &mut self,
         window: Window,
+        in_all: Window,
         bytes_max: usize,
         mut next_id: impl FnMut() -> u64,
     ) -> Vec<Spilling<D>> {
-        let window = window.with_transient();
         let size = self.block_of(window);
         let (mut made, mut bytes) = (Vec::new(), 0);
         for at in 0..self.levels.len() {
             while bytes < bytes_max
-                && self.is_beyond(window)
+                && self.is_beyond(in_all)
                 && let Some(spilled) = self.levels.get_mut(at).and_then(Level::spilled)
                 && spilled.has_enough(size.len_max, size.bytes_max)
                 && let Some((block, entries)) = spilled.make_block(next_id(), size.len_max, size.bytes_max)
@@ -357,10 +349,11 @@ impl<D> Ready<D> {
         }
     }
 
-    /// What is to be read back, where a level's window is half empty; those come first whose turn does.
+    /// What is to be read back, where half of what a level reads ahead is gone; those come first whose turn does.
     pub fn next_page(&self, window: Window) -> Option<Page> {
         let window = self.share(window);
-        let (len_max, bytes_max) = ((window.len_max / 2).max(1), (window.bytes_max / 2).max(1));
+        let ahead_bytes = window.bytes_max.min(READ_AHEAD_BYTES_MAX);
+        let (len_max, bytes_max) = ((window.len_max / 2).max(1), (ahead_bytes / 2).max(1));
         self.levels.iter().enumerate().rev().find_map(|(at, level)| {
             if !level.is_paged() || !level.is_wanting(len_max, bytes_max) {
                 return None;

@@ -75,8 +75,9 @@ impl Engine {
         contents.expire(now_ms, &mut effects.dead);
         contents.trim(&mut effects.dead);
         let window = self.pager.window();
-        let spills = contents.page_out(window, |entry| entry.durable.rest(&self.store));
-        let page = contents.next_page(self.pager.read_ahead());
+        let spills =
+            contents.page_out(window, self.pager.window_in_all(), |entry| entry.durable.rest(&self.store));
+        let page = contents.next_page(window);
         let next_deadline_ms = contents.next_deadline_ms();
         let has_dead = !effects.dead.is_empty();
         if has_dead {

@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::broker::id::QueueId;
 use crate::broker::queue::{Block, Entry, Page, PageRead, Rest, Run, Window};
 use crate::limits::{
-    PAGE_RETRY_MS, READ_AHEAD_BYTES_MAX, RESIDENT_BYTES_MAX, RESIDENT_BYTES_MIN, RESIDENT_MESSAGES_MAX,
-    RESIDENT_MESSAGES_MIN,
+    PAGE_RETRY_MS, RESIDENT_BYTES_MAX, RESIDENT_BYTES_MIN, RESIDENT_MESSAGES_MAX, RESIDENT_MESSAGES_MIN,
+    RESIDENT_TRANSIENT_TIMES,
 };
 use crate::store::{PageRequest, Position, Quarantined, RecoveredEntry, Store, StoreError, StoredPage};
 
@@ -60,7 +60,7 @@ impl Pager {
         (Pager { wanted, waiting, len_max, bytes_max, pressure, disk_reserve_bytes }, receiver)
     }
 
-    /// How much of each queue may be in memory.
+    /// How much of each queue may be in memory of what the store has.
     pub fn window(&self) -> Window {
         let (len_max, bytes_max) = (self.len_max.load(Relaxed), self.bytes_max.load(Relaxed));
         let pressure = self.pressure.load(Relaxed);
@@ -70,10 +70,12 @@ impl Pager {
         }
     }
 
-    /// How much of each queue may be held of what was read back.
-    pub fn read_ahead(&self) -> Window {
+    /// How much of each queue may be in memory in all, before what no store has is spilled.
+    pub fn window_in_all(&self) -> Window {
         let window = self.window();
-        Window { bytes_max: window.bytes_max.min(READ_AHEAD_BYTES_MAX), ..window }
+        let times = if self.pressure.load(Relaxed) == 0 { RESIDENT_TRANSIENT_TIMES } else { 1 };
+        let scaled = |limit: usize| limit.saturating_mul(times);
+        Window { len_max: scaled(window.len_max), bytes_max: scaled(window.bytes_max) }
     }
 
     /// Has a page read, soon.

@@ -74,11 +74,14 @@ impl Client {
                     outcomes.push(Outcome::Fault(fault));
                 }
                 Ok(_) if self.routes.targets.is_empty() => {
-                    if self.routes.is_duplicate {
+                    let outcome = self.unrouted(&publish);
+                    if let Outcome::Routed(Barrier(place)) = outcome
+                        && self.routes.is_duplicate
+                    {
                         needs_commit = true;
-                        highest = highest.max(self.engine.store.appender().tail());
+                        highest = highest.max(Position(place));
                     }
-                    outcomes.push(self.unrouted(&publish));
+                    outcomes.push(outcome);
                 }
                 Ok(_) => {
                     if publish.has_copies {
@@ -111,7 +114,7 @@ impl Client {
             true => Outcome::Unroutable,
             // A duplicate's confirm promises the other one, which may still be on its way to the disk.
             false if self.routes.is_duplicate => {
-                Outcome::Routed(Barrier(self.engine.store.appender().tail().0))
+                Outcome::Routed(Barrier(self.engine.store.appender().place_of_all().0))
             }
             false => Outcome::Routed(Barrier(0)),
         }

@@ -49,7 +49,8 @@ impl Engine {
             *last_block += 1;
             *last_block
         };
-        let mut made = queue.lock().spill(self.pager.window(), SPILL_STEP_BYTES_MAX, next_id);
+        let (window, in_all) = (self.pager.window(), self.pager.window_in_all());
+        let mut made = queue.lock().spill(window, in_all, SPILL_STEP_BYTES_MAX, next_id);
         if made.is_empty() {
             return;
         }

@@ -19,7 +19,8 @@ use crate::session::port::{Broker, Mechanism, Publish, QueueSpec, RouteNumber};
 use crate::session::{Identity, Peer, Settings};
 use crate::store::{Mode, OpenOptions, Store};
 
-const MESSAGE_BYTES: usize = 16 * 1024;
+/// Less than what is sent from where it is.
+const MESSAGE_BYTES: usize = 3 * 1024;
 const SOCKET_BYTES: u32 = 64 * 1024;
 
 fn settings() -> Settings {
@@ -132,12 +133,12 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 #[test]
 fn a_consumer_that_is_always_behind_costs_no_more_than_one_output() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = engine(dir.path(), 2000);
+    let engine = engine(dir.path(), 8000);
     run(async {
         let (mut connection, client) = connect(&engine, 0).await;
         let (mut read, mut most) = (0, 0);
         let mut chunk = vec![0; 32 * 1024];
-        while read < 2000 * MESSAGE_BYTES {
+        while read < 8000 * MESSAGE_BYTES {
             let ended = std::future::poll_fn(|cx| Poll::Ready(connection.poll(cx))).await;
             assert!(ended.is_pending());
             most = most.max(connection.output_bytes());
@@ -174,7 +175,7 @@ fn a_peer_that_never_answers_a_close_is_left() {
 #[test]
 fn heartbeats_are_heard_behind_a_full_output_and_their_end_as_well() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = engine(dir.path(), 2000);
+    let engine = engine(dir.path(), 8000);
     run(async {
         let (connection, mut client) = connect(&engine, 1).await;
         let mut running = tokio::spawn(connection.run());

@@ -15,6 +15,9 @@ use crate::limits::{BODY_APART_BYTES_MIN, OUTPUT_BYTES_HIGH};
 /// More pieces than that are not given to the socket at once.
 const PIECES_MAX: usize = 32;
 
+/// Room for more bodies apart than that is not kept.
+const APART_KEPT: usize = 1024;
+
 /// Pieces of the output, in order.
 pub type Pieces<'a> = SmallVec<[IoSlice<'a>; PIECES_MAX]>;
 
@@ -92,6 +95,9 @@ impl Output {
             if self.frames.capacity() > 2 * OUTPUT_BYTES_HIGH {
                 self.frames = Vec::new();
             }
+            if self.apart.capacity() > APART_KEPT {
+                self.apart = VecDeque::new();
+            }
         } else if self.sent >= self.frames.len() - self.sent {
             self.frames.drain(..self.sent);
             self.apart.iter_mut().for_each(|apart| apart.at -= self.sent);
@@ -101,10 +107,10 @@ impl Output {
         self.sent = 0;
     }
 
-    /// What it holds in all, sent or not.
+    /// What it holds in all, sent or not; a message counts for each piece of its body.
     #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> usize {
-        self.frames.len() + self.apart_bytes
+        self.frames.len() + self.apart.iter().map(|apart| apart.message.size_bytes()).sum::<usize>()
     }
 
     /// Takes all that is still to go.

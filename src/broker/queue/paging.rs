@@ -43,25 +43,27 @@ impl<D, S: Sink<D>> Queue<D, S> {
     }
 
     /// Lets go of what is beyond the window and in the store. To be called after entries were added; costs next to
-    /// nothing in a queue that is within its window. True when [`Queue::spill`] is to be called, soon and until it
-    /// gives nothing.
-    pub fn page_out(&mut self, window: Window, rest: impl Fn(&Entry<D>) -> Rest) -> bool {
-        if self.rules.is_resident || !self.ready.page_out(window, rest) || self.spilling != Transfer::No {
+    /// nothing in a queue that is within its window. True when there is more than `in_all` for what no store has, and
+    /// [`Queue::spill`] is to be called, soon and until it gives nothing.
+    pub fn page_out(&mut self, window: Window, in_all: Window, rest: impl Fn(&Entry<D>) -> Rest) -> bool {
+        let spills = !self.rules.is_resident && self.ready.page_out(window, in_all, rest);
+        if !spills || self.spilling != Transfer::No {
             return false;
         }
         self.spilling = Transfer::UnderWay;
         true
     }
 
-    /// Gives away what is beyond the window and in no store, to be written: blocks of about so many bytes together.
-    /// Each must be readable, or have come back, before a page that names it is served.
+    /// Gives away what is beyond `in_all` and in no store, to be written: about so many bytes together, in blocks that
+    /// a window has room for. Each must be readable, or have come back, before a page that names it is served.
     pub fn spill(
         &mut self,
         window: Window,
+        in_all: Window,
         bytes_max: usize,
         next_id: impl FnMut() -> u64,
     ) -> Vec<Spilling<D>> {
-        let made = self.ready.spill(window, bytes_max, next_id);
+        let made = self.ready.spill(window, in_all, bytes_max, next_id);
         self.spilling = if made.is_empty() { Transfer::No } else { Transfer::UnderWay };
         made
     }
@@ -129,7 +131,6 @@ impl<D, S: Sink<D>> Queue<D, S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::RESIDENT_TRANSIENT_TIMES;
 
     #[derive(Clone)]
     struct Nobody;
@@ -157,7 +158,7 @@ mod tests {
             let seq = queue.next_seq();
             queue.push(entry(seq));
         }
-        queue.page_out(WINDOW, |_| Rest::There);
+        queue.page_out(WINDOW, WINDOW, |_| Rest::There);
         queue
     }
 
@@ -186,24 +187,15 @@ mod tests {
         assert_eq!(queue.reserve(4), None);
     }
 
-    /// Makes the first four of what is staged blocks of one each.
-    fn spill_four(queue: &mut Queue<(), Nobody>) -> Vec<Spilling<()>> {
-        let (smallest, mut ids) = (Window { len_max: 0, bytes_max: 1 << 20 }, 0..);
-        let made = queue.spill(smallest, 4 * entry(Seq(0)).message.size_bytes(), || ids.next().unwrap());
-        assert_eq!(made.iter().map(|one| one.block.count).collect::<Vec<_>>(), [1; 4]);
-        made
-    }
-
-    /// Twelve transient entries of which all but two are staged, and a window to read blocks back.
+    /// Twelve transient entries, and a window for eight.
     fn overfull() -> (Queue<(), Nobody>, Window) {
         let mut queue = Queue::new(Rules::default());
         let window = Window { len_max: 8, bytes_max: 1 << 20 };
-        let stays = Window { len_max: 8 / RESIDENT_TRANSIENT_TIMES, ..window };
         for _ in 0..12 {
             let seq = queue.next_seq();
             queue.push(entry(seq));
         }
-        assert!(queue.page_out(stays, |_| Rest::Nowhere));
+        assert!(queue.page_out(window, window, |_| Rest::Nowhere));
         (queue, window)
     }
 
@@ -212,16 +204,20 @@ mod tests {
     #[test]
     fn of_a_page_that_was_written_in_part_nothing_is_lost() {
         let (mut queue, window) = overfull();
-        let mut made = spill_four(&mut queue);
+        let mut ids = 0..;
+        // Blocks of one, for the smallest window.
+        let smallest = Window { len_max: 1, ..window };
+        let mut made = queue.spill(smallest, smallest, usize::MAX, || ids.next().unwrap());
+        assert_eq!(made.iter().map(|one| one.block.count).collect::<Vec<_>>(), [1; 4]);
         let mut seen: Vec<u64> = std::iter::from_fn(|| queue.get()).map(|entry| entry.seq.0).collect();
         let page = queue.next_page(window).unwrap();
         assert_eq!(page.blocks.len(), 4);
         // The second and what is behind it.
         queue.unspill(made.split_off(1));
-        assert_eq!((queue.counts().ready, queue.counts().paged), (10, 1));
+        assert_eq!((queue.counts().ready, queue.counts().paged), (4, 1));
         let entries = made.pop().unwrap().entries;
         assert!(queue.page_in(&page, PageRead { entries, lost: 0, upto: page.last }));
-        assert_eq!((queue.counts().ready, queue.counts().paged), (10, 0));
+        assert_eq!((queue.counts().ready, queue.counts().paged), (4, 0));
         assert!(!queue.is_starved());
         seen.extend(std::iter::from_fn(|| queue.get()).map(|entry| entry.seq.0));
         assert_eq!(seen, (1..=12).collect::<Vec<_>>());
@@ -232,15 +228,16 @@ mod tests {
     #[test]
     fn a_lost_block_and_one_that_came_back_leave_the_counts_right() {
         let (mut queue, window) = overfull();
-        let mut made = spill_four(&mut queue);
+        let mut ids = 0..;
+        let mut made = queue.spill(WINDOW, WINDOW, usize::MAX, || ids.next().unwrap());
         while queue.get().is_some() {}
         let page = queue.next_page(window).unwrap();
         queue.unspill(made.split_off(made.len() - 1));
         let lost = made.iter().map(|one| one.block.count).sum();
         assert!(queue.page_in(&page, PageRead { entries: Vec::new(), lost, upto: page.last }));
         let counts = queue.counts();
-        assert_eq!((counts.ready as u64, counts.paged), (10 - lost, 0));
-        assert_eq!(std::iter::from_fn(|| queue.get()).count() as u64, 10 - lost);
+        assert_eq!((counts.ready as u64, counts.paged), (4 - lost, 0));
+        assert_eq!(std::iter::from_fn(|| queue.get()).count() as u64, 4 - lost);
         assert_eq!((queue.counts().ready, queue.counts().ready_bytes, queue.is_starved()), (0, 0, false));
     }
 

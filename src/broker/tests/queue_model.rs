@@ -523,7 +523,7 @@ impl Pair {
             *last_block += 1;
             *last_block
         };
-        let made = self.queue.spill(self.window, 200, next_id);
+        let made = self.queue.spill(self.window, self.window, 200, next_id);
         for one in &made {
             assert!(one.entries.iter().all(|entry| is_transient(entry.seq.0)));
             self.blocks.insert(one.block.id, one.entries.iter().map(Known::of).collect());
@@ -710,7 +710,7 @@ impl Pair {
             Step::PageOut(more) => {
                 self.durable = (self.durable + more).min(self.model.next_seq - 1);
                 let durable = self.durable;
-                self.spills |= self.queue.page_out(self.window, |entry| match entry.seq.0 {
+                self.spills |= self.queue.page_out(self.window, self.window, |entry| match entry.seq.0 {
                     seq if is_transient(seq) => Rest::Nowhere,
                     seq if !is_stored(seq) => Rest::Never,
                     seq if seq <= durable => Rest::There,
