@@ -25,6 +25,9 @@ const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
 /// Entries are read one after the other, so their blocks are larger than usual, which spares reads and look-ups; what
 /// holds one is still within what the allocator keeps at hand for each thread (jemalloc's `tcache_max`: 32 KiB).
 const ENTRIES_BLOCK_BYTES: usize = 28 * 1024;
+/// What is in a memory table goes from one end of a queue to the other: puts are at its tail, and what is removed at its
+/// head. So each such table is merged with all of the level below it, which therefore is kept small.
+const ENTRIES_BASE_BYTES: u64 = 64 * MIB as u64;
 /// How much of a scan is read ahead, in bytes.
 const SCAN_READAHEAD_BYTES: usize = 2 * MIB;
 
@@ -416,6 +419,9 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options.set_write_buffer_size(if family == Family::Entries { 32 } else { 64 } * MIB);
     options.set_max_write_buffer_number(3);
     options.set_target_file_size_base(32 * MIB as u64);
+    if family == Family::Entries {
+        options.set_max_bytes_for_level_base(ENTRIES_BASE_BYTES);
+    }
     if family == Family::Bodies {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES_MIN);
