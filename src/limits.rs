@@ -328,6 +328,18 @@ pub const READ_THREADS_MAX: usize = 8;
 /// Most threads that read bodies: each has one as a whole in memory, twice.
 pub const READ_BODY_THREADS_MAX: usize = 2;
 
+/// Bytes of live messages from which on a queue's deleted entries stay without tombstones where they can. What a shorter
+/// one leaves behind is little, and among that of other queues: it is best merged away.
+pub const LONG_QUEUE_BYTES_MIN: u64 = 8 * 1024 * 1024;
+
+/// Bytes of deleted entries of one queue that may stand in tables, about, before it is looked which tables can go as
+/// files: some of them, which are up to 32 MiB each.
+pub const REMAINS_OF_A_QUEUE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The same of all queues together, before they get tombstones for RocksDB to write the tables anew; or half of the
+/// tables, whichever is more.
+pub const REMAINS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
 /// Bytes of a table that one thread reads before the next part, about: large enough for beginning anew not to count. A
 /// table of several queues may be cut where it has no keys, so that a part is up to the whole table.
 pub const READ_PART_BYTES: u64 = 8 * 1024 * 1024;

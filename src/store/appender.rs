@@ -327,6 +327,11 @@ impl<'a> Appender<'a> {
         self.push(Op::Touch, true)
     }
 
+    /// Gives what was deleted without a tombstone one.
+    pub(super) fn sweep(&mut self) -> Position {
+        self.push(Op::Sweep, true)
+    }
+
     /// The place of the last change that the store has accepted.
     pub fn tail(&self) -> Position {
         Position(self.inbox.base + self.inbox.slots.len() as u64)

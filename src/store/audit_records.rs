@@ -12,6 +12,7 @@ use super::presence::Kept;
 use super::record::{BodyRef, CommitRow, Manifest, read_delivery_count, read_entry, read_manifest, read_row};
 use super::recovered::{EXTRA, Row};
 use super::recovery::Counts;
+use super::remains::Heads;
 use super::rocks::Rocks;
 use super::sealing::{Facts, Opening, Unreadable, name_of};
 use super::verify::{Examined, examine};
@@ -41,6 +42,9 @@ pub(super) struct Records<'a> {
     dropping: BTreeSet<QueueId>,
     /// Ranges of entries that were purged and are being cleared away, by queue and last place: the first place.
     purging: BTreeMap<(QueueId, Seq), Seq>,
+    heads: Heads,
+    /// Deleted entries that have no tombstones yet.
+    remaining: u64,
     bodies: HashMap<BodyId, Body>,
 }
 
@@ -65,6 +69,8 @@ impl<'a> Records<'a> {
             manifests: BTreeMap::new(),
             dropping: BTreeSet::new(),
             purging: BTreeMap::new(),
+            heads: Heads::default(),
+            remaining: 0,
             bodies: HashMap::new(),
         }
     }
@@ -74,6 +80,7 @@ impl<'a> Records<'a> {
         let meta = self.family(rocks, "rows and manifests", Family::Meta, |records, key, value| {
             records.meta(key, value);
         });
+        self.heads = Heads::of(self.manifests.values(), self.purging.clone());
         let mut current: Option<Pieces> = None;
         let bodies = self.family(rocks, "bodies", Family::Bodies, |records, key, value| {
             records.body(&mut current, key, value);
@@ -225,6 +232,10 @@ impl<'a> Records<'a> {
         let Some((queue, seq)) = parse_entry(key) else {
             return self.refuse("the column family of entries", Unreadable::ForeignKey);
         };
+        if self.heads.is_dead(queue, seq) {
+            self.remaining += 1;
+            return;
+        }
         self.counts.entries += 1;
         let is_leaving = self.dropping.contains(&queue) || self.is_purged(queue, seq);
         let opened = self.open(&[Kind::Entry], Family::Entries, key, value);
@@ -326,6 +337,10 @@ impl<'a> Records<'a> {
         if !self.dropping.is_empty() {
             let count = self.dropping.len();
             notes.push(format!("{count} deleted queues are still being cleared away"));
+        }
+        if self.remaining > 0 {
+            notes
+                .push(format!("{} deleted messages are still to be removed from the tables", self.remaining));
         }
         let is_orphan = |body: &&Body| body.entries == 0 && body.fault.is_none_or(is_without_key);
         let orphans = self.bodies.values().filter(is_orphan).count();

@@ -21,17 +21,15 @@ use super::ledger::Ledger;
 use super::op::{Op, Put};
 use super::presence::{Kept, Presence};
 use super::purge::Purge;
-use super::record::{
-    BodyRef, CommitRow, Content, DeliveryCount, Entry, EntryRecord, Manifest, Record, RowRecord, read_entry,
-};
+use super::record::{BodyRef, CommitRow, Content, DeliveryCount, EntryRecord, Manifest, Record, RowRecord};
 use super::reseal::Reseal;
 use super::rocks::{Batch, Puts, Rocks};
 use super::sealing::{Opening, Sealing, name_of};
 use super::shred::{QueueKeys, Under};
 use super::spill;
+use super::sweep::{Removal, Sweeper};
 use crate::broker::id::{QueueId, Seq};
 use crate::limits::PURGE_KEYS_MAX;
-use crate::seal::envelope::Kind;
 use crate::seal::record::Sealer;
 
 /// What envelope, entry, key and RocksDB's framing add to a message, for sizing a batch beforehand.
@@ -60,6 +58,7 @@ pub(super) struct Committer {
     pub(super) key_duty: KeyDuty,
     pub(super) queue_keys: QueueKeys,
     pub(super) reseal: Reseal,
+    pub(super) sweeper: Sweeper,
     /// The keyring's generation that the last commit names.
     pub(super) told_generation: u64,
     /// Reused by every record.
@@ -115,6 +114,7 @@ impl Committer {
             }
             self.destroy_queue_keys();
             self.core.advance(taken.upto, &mut woken);
+            self.reclaim();
             self.tend_keys();
             if clean {
                 return;
@@ -159,6 +159,7 @@ impl Committer {
         if moment.reseals {
             self.reseal_step(&mut batch)?;
         }
+        self.remove_entries(&mut batch, clean);
         if clean {
             self.ledger.touch_all();
         }
@@ -166,6 +167,7 @@ impl Committer {
             self.write_counters(&mut batch, &mut tally, &moment, clean)?;
             let (bytes, deletions) = (batch.size_bytes() as u64, batch.deletions);
             rocks.write(batch).map_err(|e| CommitFailure::Unknown(e.to_string()))?;
+            self.look_at_memory();
             // After the sync, before anybody is told.
             let mark = Mark { commit_seq: self.commit_seq, generation: self.generation(), wall_ms: now_ms() };
             self.anchor
@@ -196,7 +198,8 @@ impl Committer {
             Op::Put(put) => self.put(put, batch, tally),
             Op::Delete { queue, seq, bytes, shared } => {
                 if let Some(puts) = self.ledger.delete(*queue, *seq, *bytes) {
-                    batch.remove(Family::Entries, &Key::entry(*queue, *seq), puts);
+                    let in_it = if shared.is_some() { 0 } else { *bytes };
+                    self.sweeper.remove(Removal { queue: *queue, seq: *seq, puts, bytes: in_it });
                     if self.ledger.uncount(*queue, *seq) {
                         let key = Key::delivery_count(*queue, *seq);
                         self.presence.remove(Kept::Count, &key);
@@ -234,6 +237,10 @@ impl Committer {
             Op::PurgeRange { queue, first, last, bytes } => {
                 self.purge_range(*queue, (*first, *last), *bytes, batch)
             }
+            Op::Sweep => {
+                self.sweeper.sweep();
+                Ok(())
+            }
             Op::Touch | Op::Nothing => Ok(()),
         }
     }
@@ -247,7 +254,7 @@ impl Committer {
         }
     }
 
-    fn remove(&mut self, settled: Settled, batch: &mut Batch<'_>) {
+    pub(super) fn remove(&mut self, settled: Settled, batch: &mut Batch<'_>) {
         if let Settled::Remove(BodyRef { id, chunks, .. }) = settled {
             let key_use = &mut self.ledger.key_use;
             let puts = key_use.puts(key_use.body_key(id));
@@ -257,6 +264,7 @@ impl Committer {
     }
 
     fn put(&mut self, put: &Put, batch: &mut Batch<'_>, tally: &mut Tally) -> Result<(), CommitFailure> {
+        self.make_place(put.queue, put.seq, batch);
         let own = match self.queue_keys.under(put.queue, self.commit_seq).map_err(refused)? {
             Under::Common => None,
             Under::Own(own) => Some(own),
@@ -312,6 +320,7 @@ impl Committer {
         tally: &mut Tally,
     ) -> Result<(), CommitFailure> {
         let dropped = self.ledger.drop_queue(queue);
+        self.remove_remains(queue, &dropped.remains, batch);
         let was_shredded = self.queue_keys.drop_queue(queue);
         let mark = Key::manifest(queue);
         let mut shared: Vec<_> = bodies.to_vec();
@@ -347,6 +356,8 @@ impl Committer {
         bytes: u64,
         batch: &mut Batch<'_>,
     ) -> Result<(), CommitFailure> {
+        // What remains before the head is not the purge's.
+        let first = first.max(self.ledger.head(queue));
         let dropped = self.ledger.take_range(queue, first, last, bytes);
         let mark = Key::purging(queue, first);
         let purge = Purge::of(queue, dropped, mark);
@@ -413,26 +424,6 @@ impl Committer {
     /// Whether what a mark names is still to be cleared away: a queue that was dropped twice has one for both.
     fn is_marked(&self, mark: Key) -> bool {
         self.purges.iter().any(|purge| purge.mark == Some(mark))
-    }
-
-    /// An entry that nobody holds is cleared away: its body is named by its record. One that cannot be read leaves
-    /// its body behind.
-    fn settle_unread(
-        &mut self,
-        queue: QueueId,
-        seq: Seq,
-        batch: &mut Batch<'_>,
-    ) -> Result<(), CommitFailure> {
-        let key = Key::entry(queue, seq);
-        let value = self.rocks.value(Family::Entries, &key).map_err(refused)?.unwrap_or_default();
-        let mut text = Vec::new();
-        let opened = self.opening.open(&[Kind::Entry], Family::Entries, key.as_bytes(), &value, &mut text);
-        let entry = opened.and_then(|_| Ok(read_entry(&text)?));
-        if let Ok(Entry { content: Err(body), promised, .. }) = entry {
-            let settled = self.bodies.settle_stored(body, promised);
-            self.remove(settled, batch);
-        }
-        Ok(())
     }
 
     /// Writes a row, a manifest or a delivery count, and takes it into the sums.

@@ -1,6 +1,6 @@
 //! Removing from the disk what was deleted. A deletion is one more record at first: what it deletes stays in the
 //! write-ahead log, the tables and the blob files until RocksDB comes to rewrite them, which may be never. So a
-//! thread has the logs flushed and everything rewritten, once in half of [`super::OpenOptions::erase_within`]; the
+//! thread has what was deleted without a tombstone (remains.rs) get one, the logs flushed and everything rewritten, once in half of [`super::OpenOptions::erase_within`]; the
 //! other half is for the work itself.
 //!
 //! A small file says until when all deletions have been carried out, so that a restart neither begins anew nor
@@ -9,10 +9,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::commit::Core;
+use super::Unpark;
+use super::commit::{Core, Position};
 use super::committer::now_ms;
 use super::error::StoreError;
 use super::files;
@@ -22,6 +24,9 @@ use crate::limits::ERASE_RETRY_PARTS;
 
 /// The file: Unix milliseconds, as text.
 pub(super) const ERASED_FILE: &str = "erased";
+
+/// How often it is looked whether what must be written before a round is; it is told at once.
+const SWEEP_STEP: Duration = Duration::from_secs(1);
 
 /// A thread's end is looked for this often; it comes at once.
 const END_STEP: Duration = Duration::from_millis(2);
@@ -146,6 +151,9 @@ impl Duty {
                 );
                 return Outcome::Postponed;
             }
+            if !self.sweep(&core) {
+                return Outcome::Over;
+            }
             if let Err(e) = rocks.carry_out_deletions() {
                 if self.shared.ends() {
                     return Outcome::Over;
@@ -170,6 +178,23 @@ impl Duty {
         }
         self.shared.rounds.fetch_add(1, Ordering::Release);
         Outcome::Done
+    }
+}
+
+impl Duty {
+    /// Has what was deleted without a tombstone get one, on the disk; false at the store's end.
+    fn sweep(&self, core: &Core) -> bool {
+        let mut appender = core.appender();
+        let place = appender.sweep();
+        appender.wake(Waker::from(Arc::new(Unpark(std::thread::current()))));
+        drop(appender);
+        while core.durable() < place {
+            if place == Position::NEVER || core.failure().is_some() || self.shared.ends() {
+                return false;
+            }
+            std::thread::park_timeout(SWEEP_STEP);
+        }
+        true
     }
 }
 

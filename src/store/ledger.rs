@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 use super::key_use::{KeyRuns, KeyUse};
 use super::live::LiveSet;
 use super::record::Manifest;
+use super::remains::{Leaving, Remains, ranges};
 use super::rocks::Puts;
 use crate::broker::id::{QueueId, Seq};
-use crate::limits::EXTRA_ENTRIES_MAX;
+use crate::limits::{EXTRA_ENTRIES_MAX, LONG_QUEUE_BYTES_MIN};
 use crate::seal::multiset::{Change, Multiset, entry_name};
 
 /// All queues.
@@ -23,6 +24,10 @@ pub(super) struct Ledger {
     touched: Vec<QueueId>,
     /// Live entries that have a record of their deliveries beside them.
     counted: HashSet<(QueueId, Seq), foldhash::fast::RandomState>,
+    /// How many memory tables of entries were begun.
+    memory_table: u64,
+    /// The next batch may go to another one.
+    memory_table_ends: bool,
     /// How many records each data key has, bodies included.
     pub(super) key_use: KeyUse,
 }
@@ -41,6 +46,7 @@ struct QueueLedger {
     extra: Vec<u64>,
     /// Some entry's body is or was stored apart.
     has_bodies: bool,
+    remains: Remains,
 }
 
 /// The engine gave an entry a place that is taken.
@@ -54,6 +60,8 @@ pub(super) struct Dropped {
     pub(super) seqs: LiveSet,
     /// Entries that are no part of it and stand in the database all the same.
     pub(super) extra: Vec<Seq>,
+    /// What is dead and has no tombstone: from the first to before the second place of each.
+    pub(super) remains: Vec<(Seq, Seq)>,
     /// Those of them that have a delivery count.
     pub(super) counted: Vec<Seq>,
     pub(super) has_manifest: bool,
@@ -66,8 +74,18 @@ pub(super) struct Dropped {
 impl Ledger {
     pub(super) fn new(multiset: Multiset, is_keyed: bool) -> Ledger {
         let (queues, counted) = (HashMap::default(), HashSet::default());
-        let (touched, change, key_use) = Default::default();
-        Ledger { queues, multiset, change, is_keyed, touched, counted, key_use }
+        let (touched, change, memory_table, memory_table_ends, key_use) = Default::default();
+        Ledger {
+            queues,
+            multiset,
+            change,
+            is_keyed,
+            touched,
+            counted,
+            memory_table,
+            memory_table_ends,
+            key_use,
+        }
     }
 
     pub(super) fn is_keyed(&self) -> bool {
@@ -125,6 +143,9 @@ impl Ledger {
         ledger.next_seq = ledger.next_seq.max(seq.0 + 1);
         let head = ledger.live.first().map_or(seq.0, |first| first.0);
         ledger.keys.put(seq.0, key, head);
+        if ledger.remains.recent.0 != self.memory_table {
+            ledger.remains.recent = (self.memory_table, seq.0);
+        }
         self.key_use.add(key);
         ledger.touch(queue, &mut self.touched);
         self.change(queue, seq, key, false);
@@ -230,9 +251,10 @@ impl Ledger {
             false => seqs.iter().filter(|seq| self.uncount(queue, *seq)).collect(),
         };
         let puts = ledger.puts(&self.key_use);
+        let remains = ledger.remains();
         let extra = ledger.extra.into_iter().map(Seq).collect();
         let (has_manifest, has_bodies) = (ledger.has_manifest, ledger.has_bodies);
-        Dropped { seqs, extra, counted, has_manifest, has_bodies, puts }
+        Dropped { seqs, extra, remains, counted, has_manifest, has_bodies, puts }
     }
 
     /// The entries between two places, of `bytes` message bytes, are to be cleared away.
@@ -252,12 +274,70 @@ impl Ledger {
             true => Vec::new(),
             false => seqs.iter().filter(|seq| self.uncount(queue, *seq)).collect(),
         };
-        Dropped { seqs, extra: Vec::new(), counted, has_manifest, has_bodies, puts }
+        Dropped { seqs, extra: Vec::new(), remains: Vec::new(), counted, has_manifest, has_bodies, puts }
     }
 
     /// A body of the queue is stored apart from its entry.
     pub(super) fn has_body(&mut self, queue: QueueId) {
         self.queues.entry(queue).or_default().has_bodies = true;
+    }
+
+    /// Where the queue begins, and what else says which of its entries are deleted without a tombstone. `None` when all
+    /// get one, in a short queue.
+    pub(super) fn leaving(&self, queue: QueueId) -> Option<Leaving> {
+        let ledger = self.queues.get(&queue).filter(|ledger| is_long(ledger.live_bytes))?;
+        let (table, first) = ledger.remains.recent;
+        let is_recent = table == self.memory_table && !self.memory_table_ends;
+        let recent = if is_recent { first } else { u64::MAX };
+        Some(Leaving { head: ledger.head(), recent: Seq(recent) })
+    }
+
+    /// Entries before `upto` are dead without tombstones, and take so many bytes; how many all that remains of the
+    /// queue takes.
+    pub(super) fn leave(&mut self, queue: QueueId, upto: u64, bytes: u64) -> u64 {
+        let Some(ledger) = self.queues.get_mut(&queue) else { return 0 };
+        ledger.remains.upto = ledger.remains.upto.max(upto);
+        ledger.remains.bytes += bytes;
+        ledger.remains.bytes
+    }
+
+    /// A memory table of entries was begun.
+    pub(super) fn begin_memory_table(&mut self) {
+        self.memory_table += 1;
+    }
+
+    /// Whether the next batch may go to another memory table than the last one did.
+    pub(super) fn memory_table_ends(&mut self, ends: bool) {
+        self.memory_table_ends = ends;
+    }
+
+    /// What remains where an entry is about to be put: to be removed before it, from the first to before the second
+    /// place.
+    pub(super) fn make_place(&mut self, queue: QueueId, seq: Seq) -> Option<(Seq, Seq)> {
+        let ledger = self.queues.get_mut(&queue).filter(|ledger| seq.0 < ledger.remains.upto)?;
+        let upto = std::mem::replace(&mut ledger.remains.upto, seq.0);
+        Some((seq, Seq(upto)))
+    }
+
+    /// What remains of each queue gets its tombstone.
+    pub(super) fn take_remains(&mut self, mut remove: impl FnMut(QueueId, Seq, Seq)) {
+        for (queue, ledger) in &mut self.queues {
+            ledger.remains().into_iter().for_each(|(from, to)| remove(*queue, from, to));
+            (ledger.remains.upto, ledger.remains.bytes) = (0, 0);
+        }
+    }
+
+    /// The last place of what remains of the queue, when its files may go; it is counted anew from now on.
+    pub(super) fn look_through(&mut self, queue: QueueId) -> Option<Seq> {
+        let ledger = self.queues.get_mut(&queue)?;
+        ledger.remains.bytes = 0;
+        // What is no part of the queue is nobody's to clear away.
+        ledger.remains.upto.checked_sub(1).filter(|_| ledger.extra.is_empty()).map(Seq)
+    }
+
+    /// Where the queue begins.
+    pub(super) fn head(&self, queue: QueueId) -> Seq {
+        self.queues.get(&queue).map_or(Seq(0), QueueLedger::head)
     }
 
     /// Takes over what recovery found in a queue's manifest.
@@ -301,6 +381,11 @@ impl Ledger {
     }
 }
 
+/// Whether tombstones are spared a queue of so many bytes; in the store's tests all queues are short.
+fn is_long(live_bytes: u64) -> bool {
+    cfg!(test) || live_bytes >= LONG_QUEUE_BYTES_MIN
+}
+
 impl QueueLedger {
     /// How often some entry may have been written.
     fn puts(&self, key_use: &KeyUse) -> Puts {
@@ -315,11 +400,19 @@ impl QueueLedger {
         }
     }
 
+    fn head(&self) -> Seq {
+        self.live.first().unwrap_or(Seq(self.next_seq))
+    }
+
+    fn remains(&self) -> Vec<(Seq, Seq)> {
+        ranges(self.remains.upto, &self.extra)
+    }
+
     fn manifest(&self, queue: QueueId, commit_seq: u64) -> Manifest {
         Manifest {
             queue,
             next_seq: Seq(self.next_seq),
-            head: self.live.first().unwrap_or(Seq(self.next_seq)),
+            head: self.head(),
             live_count: self.live.len(),
             live_bytes: self.live_bytes,
             multiset: self.multiset,

@@ -53,12 +53,14 @@ mod reader;
 mod record;
 mod recovered;
 mod recovery;
+mod remains;
 mod reseal;
 mod restored;
 mod rocks;
 mod sealing;
 mod shred;
 mod spill;
+mod sweep;
 mod verify;
 mod watchdog;
 

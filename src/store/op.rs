@@ -53,6 +53,8 @@ pub(super) enum Op {
         queue: QueueId,
         anew: bool,
     },
+    /// Whatever was deleted without a tombstone gets one; the eraser's.
+    Sweep,
     /// Nothing but a commit of its own; the health probe's.
     Touch,
     /// To be done with the keyring once the batch is on the disk.

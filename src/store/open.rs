@@ -98,6 +98,8 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
     };
     let Counts { mut ledger, presence } = restored.counts;
     ledger.key_use.seals_with(sealing.data_key_id());
+    // What was found is in tables.
+    ledger.begin_memory_table();
     let keep_all_keys = restored.keep_all_keys || !restored.recovered.quarantined.is_empty();
     let keys = keyring.as_ref().map(KeyringFile::keys).unwrap_or_default();
     let opening = self::opening(keyring.is_some().then(|| keys.clone()), store);
@@ -118,6 +120,7 @@ pub(super) fn prepare(options: OpenOptions) -> Result<(Committer, Recovered, [u8
         key_duty: KeyDuty::new(keep_all_keys),
         queue_keys,
         reseal: Reseal::new(reseal_after),
+        sweeper: restored.sweeper,
         told_generation: restored.commit.keyring_generation,
         value: Vec::new(),
         _folder: folder,

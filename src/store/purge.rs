@@ -4,11 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::body::SharedBody;
-use super::layout::Key;
+use super::committer::{Committer, refused};
+use super::error::CommitFailure;
+use super::layout::{Family, Key};
 use super::ledger::Dropped;
 use super::live::LiveSet;
-use super::rocks::Puts;
+use super::record::{Entry, read_entry};
+use super::rocks::{Batch, Puts};
 use crate::broker::id::{BodyId, QueueId, Seq};
+use crate::seal::envelope::Kind;
 
 /// Entries and bodies of a queue that is gone, cleared away a step per batch.
 #[derive(Default)]
@@ -49,5 +53,27 @@ impl Purge {
 
     pub(super) fn keys(&self) -> usize {
         self.seqs.len() as usize + self.extra.len() + self.counts.len() + self.orphans.len()
+    }
+}
+
+impl Committer {
+    /// An entry that nobody holds is cleared away: its body is named by its record. One that cannot be read leaves
+    /// its body behind.
+    pub(super) fn settle_unread(
+        &mut self,
+        queue: QueueId,
+        seq: Seq,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), CommitFailure> {
+        let key = Key::entry(queue, seq);
+        let value = self.rocks.value(Family::Entries, &key).map_err(refused)?.unwrap_or_default();
+        let mut text = Vec::new();
+        let opened = self.opening.open(&[Kind::Entry], Family::Entries, key.as_bytes(), &value, &mut text);
+        let entry = opened.and_then(|_| Ok(read_entry(&text)?));
+        if let Ok(Entry { content: Err(body), promised, .. }) = entry {
+            let settled = self.bodies.settle_stored(body, promised);
+            self.remove(settled, batch);
+        }
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::commit::Core;
 use super::error::StoreError;
 use super::layout::{Family, Key, MetaKey, parse_entry, parse_meta};
 use super::pieces::Pieces;
-use super::record::{BodyRef, EntryMeta, read_delivery_count, read_entry};
+use super::record::{BodyRef, EntryMeta, read_delivery_count, read_entry, read_manifest};
 use super::recovered::{Quarantined, RecoveredEntry};
 use super::rocks::Rocks;
 use super::sealing::{Opening, Unreadable};
@@ -74,7 +74,7 @@ impl Reader {
     pub(super) fn page(&mut self, wanted: &PageRequest) -> Result<StoredPage, StoreError> {
         let rocks = Arc::clone(&self.rocks);
         let mut page = StoredPage { entries: Vec::new(), quarantined: Vec::new(), upto: wanted.last };
-        let (mut bytes, mut seen) = (0, None);
+        let (mut bytes, mut seen, mut head) = (0, None, None);
         let (from, to) = (Key::entry(wanted.queue, wanted.first), Key::entry(wanted.queue, wanted.last));
         rocks.range(Family::Entries, &from, &to, |key, value| {
             if page.entries.len() >= wanted.len_max || bytes >= wanted.bytes_max {
@@ -83,6 +83,14 @@ impl Reader {
             }
             let Some((queue, seq)) = parse_entry(key) else { return Ok(true) };
             seen = Some(seq);
+            // No older than what is read.
+            let head = match head {
+                Some(head) => head,
+                None => *head.insert(self.head(queue)?),
+            };
+            if seq < head {
+                return Ok(true);
+            }
             match self.newest(queue, seq, key, value)? {
                 Ok(entry) => {
                     bytes += entry.message.body().len();
@@ -94,6 +102,18 @@ impl Reader {
         })?;
         self.counts(wanted.queue, &mut page.entries)?;
         Ok(page)
+    }
+
+    /// Where the queue begins by now: what stands before it was deleted.
+    fn head(&mut self, queue: QueueId) -> Result<Seq, StoreError> {
+        let key = Key::manifest(queue);
+        let Some(value) = self.rocks.value(Family::Meta, &key)? else { return Ok(Seq(0)) };
+        let opened =
+            self.opening.open(&[Kind::Manifest], Family::Meta, key.as_bytes(), &value, &mut self.text);
+        let manifest = opened.and_then(|_| Ok(read_manifest(&self.text)?));
+        let refused =
+            |e: Unreadable| e.refusal(self.rocks.path(), &format!("the manifest of queue {}", queue.0));
+        manifest.map(|manifest| manifest.head).map_err(refused)
     }
 
     /// An entry, if need be as it is by now: `value` and the keys are of one moment, and its body is of a later one.

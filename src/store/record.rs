@@ -263,7 +263,7 @@ fn strip(text: &[u8], bad: BadContent) -> Result<&[u8], BadContent> {
 pub(super) struct Manifest {
     pub(super) queue: QueueId,
     pub(super) next_seq: Seq,
-    /// No live entry stands before it.
+    /// No live entry stands before it. What is found there was deleted, and has no tombstone (remains.rs).
     pub(super) head: Seq,
     pub(super) live_count: u64,
     pub(super) live_bytes: u64,

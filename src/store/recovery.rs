@@ -26,16 +26,18 @@ use super::record::{
     BodyRef, CommitRow, Entry, Manifest, read_commit, read_delivery_count, read_manifest, read_row,
 };
 use super::recovered::{EXTRA, Quarantined, Recovered, RecoveredQueue, Row};
+use super::remains::Heads;
 use super::restored::Restored;
 use super::rocks::Rocks;
 use super::sealing::{Facts, Opening, Unreadable, name_of};
+use super::sweep::Sweeper;
 use super::verify::{Examined, examine};
 use crate::broker::id::{BodyId, QueueId, Seq};
 use crate::broker::letters::Died;
 use crate::broker::queue::Run;
 use crate::seal::envelope::{Kind, Malformed};
 use crate::seal::record::NotOpened;
-use look::{Bodies, Entries, Measure, SeenBody, SeenEntry};
+use look::{Bodies, Entries, Measure, Seen, SeenBody, SeenEntry};
 use progress::Progress;
 pub use progress::{OnProgress, ReadProgress};
 
@@ -120,6 +122,7 @@ struct Scan<'a> {
     missing_key: u32,
     counts: Counts,
     body_counts: BodyCounts,
+    sweeper: Sweeper,
     progress: Progress<'a>,
 }
 
@@ -200,6 +203,7 @@ pub(super) fn restore(
         missing_key: 0,
         counts,
         body_counts: BodyCounts::default(),
+        sweeper: Sweeper::default(),
         progress: Progress::new(progress),
     };
     rocks.scan(Family::Meta, |key, value| scan.meta(key, value))?;
@@ -329,13 +333,25 @@ impl Scan<'_> {
     }
 
     fn entries(&mut self, rocks: &Rocks) -> Result<(), StoreError> {
-        let opening = self.opening.another();
-        let look = || Entries::new(opening.another());
+        let (opening, heads) = (self.opening.another(), self.heads());
+        let look = || Entries::new(opening.another(), &heads);
         scan_in_parts(rocks, Family::Entries, &Division::of(rocks, Family::Entries)?, look, |seen| match seen
         {
-            Some(seen) => self.entry(seen),
-            None => Err(self.refuse("the column family of entries", Unreadable::ForeignKey)),
+            Seen::Entry(seen) => self.entry(seen),
+            // Its body was removed with it or is another's, and its key may be gone.
+            Seen::Dead { queue, seq, bytes } => {
+                let of_queue = self.counts.ledger.leave(queue, seq.0 + 1, bytes);
+                self.sweeper.left(queue, bytes, of_queue);
+                Ok(())
+            }
+            Seen::Foreign => Err(self.refuse("the column family of entries", Unreadable::ForeignKey)),
         })
+    }
+
+    /// Where the queues begin that are there.
+    fn heads(&self) -> Heads {
+        let purging = self.purging.iter().map(|(last, (first, _))| (*last, *first)).collect();
+        Heads::of(self.manifests.values(), purging)
     }
 
     fn entry(&mut self, seen: SeenEntry) -> Result<(), StoreError> {

@@ -8,6 +8,7 @@ use super::purge::Purge;
 use super::record::CommitRow;
 use super::recovered::Recovered;
 use super::recovery::Counts;
+use super::sweep::Sweeper;
 use crate::seal::keyring::KeyEntry;
 
 /// A recovered store, but for its files.
@@ -23,6 +24,8 @@ pub(super) struct Restored {
     pub(super) used_keys: HashSet<u32>,
     /// Queues that are declared.
     pub(super) queue_rows: HashSet<u64>,
+    /// Knows what was deleted without tombstones.
+    pub(super) sweeper: Sweeper,
     /// A record does not tell its key, so none can be dropped.
     pub(super) keep_all_keys: bool,
 }

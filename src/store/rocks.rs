@@ -21,12 +21,16 @@ const BLOB_BYTES_MIN: u64 = 4096;
 /// Blob files up to this share, from the oldest, are rewritten when the tables that name them are.
 const BLOB_AGE_CUTOFF: &str = "blob_garbage_collection_age_cutoff";
 const MEMTABLE_BYTES: &str = "rocksdb.cur-size-all-mem-tables";
+const MEMTABLE_ACTIVE_BYTES: &str = "rocksdb.cur-size-active-mem-table";
+const TABLES_BYTES: &str = "rocksdb.live-sst-files-size";
 const BACKGROUND_ERRORS: &str = "rocksdb.background-errors";
 /// Entries are read one after the other, so their blocks are larger than usual, which spares reads and look-ups; what
 /// holds one is still within what the allocator keeps at hand for each thread (jemalloc's `tcache_max`: 32 KiB).
 const ENTRIES_BLOCK_BYTES: usize = 28 * 1024;
-/// What is in a memory table goes from one end of a queue to the other: puts are at its tail, and what is removed at its
-/// head. So each such table is merged with all of the level below it, which therefore is kept small.
+/// When a memory table of entries is written out.
+pub(super) const ENTRIES_MEMORY_BYTES: u64 = 32 * MIB as u64;
+/// What is in a memory table can go from one end of a queue to the other: puts are at its tail, and what is removed out of
+/// order at its head. Such a table is merged with all of the level below it, which therefore is kept small.
 const ENTRIES_BASE_BYTES: u64 = 64 * MIB as u64;
 /// How much of a scan is read ahead, in bytes.
 const SCAN_READAHEAD_BYTES: usize = 2 * MIB;
@@ -115,16 +119,48 @@ impl Rocks {
         Family::ALL.into_iter().filter_map(of).sum()
     }
 
+    /// Bytes of a family's memory table; less than before when another one was begun.
+    pub(super) fn memory_bytes(&self, family: Family) -> u64 {
+        self.number_of(family, MEMTABLE_ACTIVE_BYTES)
+    }
+
+    /// Bytes of a family's tables.
+    pub(super) fn table_bytes(&self, family: Family) -> u64 {
+        self.number_of(family, TABLES_BYTES)
+    }
+
+    fn number_of(&self, family: Family, property: &str) -> u64 {
+        let number = self
+            .family(family)
+            .ok()
+            .and_then(|handle| self.db.property_int_value_cf(handle, property).ok().flatten());
+        number.unwrap_or_default()
+    }
+
+    /// Removes the tables of entries in which is nothing but what lies between two keys, both included. Others keep what
+    /// they hold of it, and so does memory: whoever asks for it must know that it is gone.
+    pub(super) fn drop_tables(&self, first: &Key, last: &Key) {
+        let dropped = self.family(Family::Entries).and_then(|handle| {
+            Ok(self.db.delete_file_in_range_cf(handle, first.as_bytes(), last.as_bytes())?)
+        });
+        if let Err(e) = dropped {
+            tracing::warn!("tables of what was deleted stay on the disk: {e}");
+        }
+    }
+
     /// Begins to write to tables what stands in memory, so that its log can go. A failure is RocksDB's to tell the next
     /// writer.
     pub(super) fn begin_flush(&self) {
+        Family::ALL.into_iter().for_each(|family| self.begin_flush_of(family));
+    }
+
+    /// The same for one family.
+    pub(super) fn begin_flush_of(&self, family: Family) {
         let mut options = FlushOptions::default();
         options.set_wait(false);
-        for family in Family::ALL {
-            let begun = self.family(family).map(|handle| self.db.flush_cf_opt(handle, &options));
-            if !matches!(begun, Ok(Ok(()))) {
-                tracing::warn!("the database did not begin to write its tables");
-            }
+        let begun = self.family(family).map(|handle| self.db.flush_cf_opt(handle, &options));
+        if !matches!(begun, Ok(Ok(()))) {
+            tracing::warn!("the database did not begin to write its tables");
         }
     }
 
@@ -334,6 +370,11 @@ impl<'a> Batch<'a> {
         self.inner.single_delete_cf(self.family(family), key.as_bytes());
     }
 
+    /// Removes all keys from one on, up to another, that one not included. What comes later in the batch is not meant.
+    pub(super) fn remove_range(&mut self, family: Family, from: &Key, to: &Key) {
+        self.inner.delete_range_cf(self.family(family), from.as_bytes(), to.as_bytes());
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.inner.is_empty()
     }
@@ -416,7 +457,10 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options.set_disable_auto_compactions(true);
     // A long queue comes in the order of its keys, so its tables are hardly ever merged, however small they are. A body
     // that is consumed soon is better spared the blob file.
-    options.set_write_buffer_size(if family == Family::Entries { 32 } else { 64 } * MIB);
+    options.set_write_buffer_size(match family {
+        Family::Entries => ENTRIES_MEMORY_BYTES as usize,
+        _ => 64 * MIB,
+    });
     options.set_max_write_buffer_number(3);
     options.set_target_file_size_base(32 * MIB as u64);
     if family == Family::Entries {

@@ -42,7 +42,7 @@ impl Scan<'_> {
         let quarantined = std::mem::take(&mut self.quarantined);
         let queues = self.take_queues(&quarantined);
         let recovered = Recovered { rows, queues, clean: commit.clean, quarantined, faults, created };
-        let (counts, bodies) = (self.counts, self.body_counts);
+        let (counts, bodies, sweeper) = (self.counts, self.body_counts, self.sweeper);
         Ok(Restored {
             recovered,
             counts,
@@ -53,6 +53,7 @@ impl Scan<'_> {
             next_row,
             used_keys,
             queue_rows,
+            sweeper,
             keep_all_keys,
         })
     }
@@ -69,6 +70,7 @@ impl Scan<'_> {
             tracing::error!(code = error.code(), "accepted by --quarantine: {error}");
         }
         let Examined { faults, extras, .. } = examined;
+        let heads = self.heads();
         let mut by_queue: BTreeMap<QueueId, BTreeSet<Seq>> = BTreeMap::new();
         for (queue, seq) in extras {
             by_queue.entry(queue).or_default().insert(seq);
@@ -79,9 +81,11 @@ impl Scan<'_> {
                 self.quarantined.iter().filter(|e| e.queue == queue).map(|entry| entry.seq).collect();
             self.queues.insert(queue, Found::default());
             let all = (Key::entry(queue, Seq(0)), Key::entry(queue, Seq(u64::MAX)));
-            let mut look = Entries::new(self.opening.another());
+            let mut look = Entries::new(self.opening.another(), &heads);
             rocks.range(Family::Entries, &all.0, &all.1, |key, value| {
-                look.entry(key, value).into_iter().for_each(|seen| self.without(&extras, &bad, seen));
+                if let Seen::Entry(seen) = look.entry(key, value) {
+                    self.without(&extras, &bad, seen);
+                }
                 Ok(true)
             })?;
         }

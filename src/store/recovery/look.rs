@@ -5,6 +5,7 @@ use super::super::layout::{Family, parse_body, parse_entry};
 use super::super::parts::Look;
 use super::super::pieces::Pieces;
 use super::super::record::{BodyRef, Entry, read_entry_as};
+use super::super::remains::Heads;
 use super::super::sealing::{Opening, Unreadable};
 use crate::broker::id::{QueueId, Seq};
 use crate::broker::message::Message;
@@ -15,6 +16,19 @@ use crate::seal::envelope::{Kind, parse};
 pub(super) struct Measure {
     pub(super) body_bytes: u32,
     pub(super) size_bytes: u32,
+}
+
+/// What was seen in a family of entries.
+pub(super) enum Seen {
+    /// A key that is no entry's.
+    Foreign,
+    /// An entry before its queue's head, which nobody opens; how much it takes.
+    Dead {
+        queue: QueueId,
+        seq: Seq,
+        bytes: u64,
+    },
+    Entry(SeenEntry),
 }
 
 /// An entry that was looked at.
@@ -42,22 +56,26 @@ pub(super) enum SeenBody {
     },
 }
 
-/// Looks at entries; sees nothing (`None`) in a key that is no entry's.
-pub(super) struct Entries {
+/// Looks at entries.
+pub(super) struct Entries<'a> {
     opening: Opening,
     text: Vec<u8>,
+    heads: &'a Heads,
 }
 
-impl Entries {
-    pub(super) fn new(opening: Opening) -> Entries {
-        Entries { opening, text: Vec::new() }
+impl Entries<'_> {
+    pub(super) fn new(opening: Opening, heads: &Heads) -> Entries<'_> {
+        Entries { opening, text: Vec::new(), heads }
     }
 
-    pub(super) fn entry(&mut self, key: &[u8], value: &[u8]) -> Option<SeenEntry> {
-        let (queue, seq) = parse_entry(key)?;
+    pub(super) fn entry(&mut self, key: &[u8], value: &[u8]) -> Seen {
+        let Some((queue, seq)) = parse_entry(key) else { return Seen::Foreign };
+        if self.heads.is_dead(queue, seq) {
+            return Seen::Dead { queue, seq, bytes: (key.len() + value.len()) as u64 };
+        }
         let opened = self.opening.open(&[Kind::Entry], Family::Entries, key, value, &mut self.text);
         let entry = opened.and_then(|_| Ok(read_entry_as(&self.text, measure)?));
-        Some(SeenEntry { queue, seq, key: key_named(&self.opening, value), entry })
+        Seen::Entry(SeenEntry { queue, seq, key: key_named(&self.opening, value), entry })
     }
 }
 
@@ -71,8 +89,8 @@ fn key_named(opening: &Opening, value: &[u8]) -> Option<u32> {
     if opening.is_plain() { Some(0) } else { parse(value).ok().map(|(header, ..)| header.key_id) }
 }
 
-impl Look for Entries {
-    type Seen = Option<SeenEntry>;
+impl Look for Entries<'_> {
+    type Seen = Seen;
 
     fn look(&mut self, key: &[u8], value: &[u8], seen: &mut Vec<Self::Seen>) {
         seen.push(self.entry(key, value));

@@ -64,6 +64,10 @@ fn child() {
             }
             next += 1;
         }
+        if random.is_multiple_of(11) {
+            // What is deleted before the head has no tombstone then.
+            store.begin_flush();
+        }
         if random.is_multiple_of(3) {
             let tail = store.appender().tail();
             wait(&store, tail);

@@ -4,16 +4,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
 
-const WITHIN: Duration = Duration::from_secs(1);
+pub(super) const WITHIN: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(120);
 
-fn open_within(dir: &Path, mode: Mode, within: Duration) -> (Arc<Store>, Recovered) {
+pub(super) fn open_within(dir: &Path, mode: Mode, within: Duration) -> (Arc<Store>, Recovered) {
     let kek = (mode == Mode::Sealed).then(|| kek().into());
     Store::open(OpenOptions { erase_within: within, ..OpenOptions::new(dir, mode, kek) }).unwrap()
 }
 
 /// In which files a part of a record's own bytes is found.
-fn found(dir: &Path, values: &[Vec<u8>]) -> Vec<String> {
+pub(super) fn found(dir: &Path, values: &[Vec<u8>]) -> Vec<String> {
     let mut found = Vec::new();
     for (path, bytes) in all_bytes(&dir.join("db")) {
         for (at, value) in values.iter().enumerate() {
@@ -28,7 +28,7 @@ fn found(dir: &Path, values: &[Vec<u8>]) -> Vec<String> {
 }
 
 /// Waits for the thread, and then for RocksDB, which removes files when it likes to.
-fn assert_all_gone(store: &Store, values: &[Vec<u8>]) {
+pub(super) fn assert_all_gone(store: &Store, values: &[Vec<u8>]) {
     assert!(store.eraser.wait_for_a_round(LIMIT));
     let until = Instant::now() + LIMIT;
     loop {

@@ -15,6 +15,7 @@ mod padding;
 mod paging;
 mod parts;
 mod promises;
+mod remains;
 mod replay;
 mod reseal;
 mod shred;

@@ -140,7 +140,9 @@ impl Seen {
             Op::DropQueue { queue, bodies } => {
                 Seen::DropQueue(*queue, bodies.iter().map(|(seq, body)| (*seq, body.id().0)).collect())
             }
-            Op::Nothing | Op::DeleteRow { .. } | Op::OwnKey { .. } | Op::Keys(_) => unreachable!(),
+            Op::Nothing | Op::DeleteRow { .. } | Op::OwnKey { .. } | Op::Keys(_) | Op::Sweep => {
+                unreachable!()
+            }
         }
     }
 }
