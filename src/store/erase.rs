@@ -1,7 +1,7 @@
 //! Removing from the disk what was deleted. A deletion is one more record at first: what it deletes stays in the
 //! write-ahead log, the tables and the blob files until RocksDB comes to rewrite them, which may be never. So a
-//! thread has what was deleted without a tombstone (remains.rs) get one, the logs flushed and everything rewritten, once in half of [`super::OpenOptions::erase_within`]; the
-//! other half is for the work itself.
+//! thread has what was deleted without a tombstone (remains.rs) get one, the logs flushed and everything rewritten, once
+//! in half of [`super::OpenOptions::erase_within`]; the other half is for the work itself.
 //!
 //! A small file says until when all deletions have been carried out, so that a restart neither begins anew nor
 //! forgets. Files are unlinked: what the disk does with their blocks is not known here.
@@ -142,6 +142,10 @@ impl Duty {
         let (began, began_ms) = (Instant::now(), now_ms());
         let deletions = core.deletions();
         if self.carried_out != Some(deletions) {
+            // First: RocksDB may drop some of it on its own where there is no room for the rest.
+            if !self.sweep(&core) {
+                return Outcome::Over;
+            }
             let (free, bytes) = (free_bytes(&self.dir), rocks.file_bytes());
             if !has_room(free, bytes) {
                 tracing::warn!(
@@ -150,9 +154,6 @@ impl Duty {
                     "deleted messages stay on the disk: too little of it is free to rewrite the rest"
                 );
                 return Outcome::Postponed;
-            }
-            if !self.sweep(&core) {
-                return Outcome::Over;
             }
             if let Err(e) = rocks.carry_out_deletions() {
                 if self.shared.ends() {

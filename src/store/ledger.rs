@@ -311,12 +311,16 @@ impl Ledger {
         self.memory_table_ends = ends;
     }
 
-    /// What remains where an entry is about to be put: to be removed before it, from the first to before the second
-    /// place.
-    pub(super) fn make_place(&mut self, queue: QueueId, seq: Seq) -> Option<(Seq, Seq)> {
-        let ledger = self.queues.get_mut(&queue).filter(|ledger| seq.0 < ledger.remains.upto)?;
-        let upto = std::mem::replace(&mut ledger.remains.upto, seq.0);
-        Some((seq, Seq(upto)))
+    /// What remains where an entry is about to be put, and behind it: to be removed before it, from the first to before
+    /// the second place of each.
+    pub(super) fn make_place(&mut self, queue: QueueId, seq: Seq) -> Vec<(Seq, Seq)> {
+        match self.queues.get_mut(&queue).filter(|ledger| seq.0 < ledger.remains.upto) {
+            Some(ledger) => {
+                let upto = std::mem::replace(&mut ledger.remains.upto, seq.0);
+                ranges(seq.0, upto, &ledger.extra)
+            }
+            None => Vec::new(),
+        }
     }
 
     /// What remains of each queue gets its tombstone.
@@ -381,7 +385,7 @@ impl Ledger {
     }
 }
 
-/// Whether tombstones are spared a queue of so many bytes; in the store's tests all queues are short.
+/// Whether tombstones are spared a queue of so many bytes; in the store's tests all queues are long.
 fn is_long(live_bytes: u64) -> bool {
     cfg!(test) || live_bytes >= LONG_QUEUE_BYTES_MIN
 }
@@ -405,7 +409,7 @@ impl QueueLedger {
     }
 
     fn remains(&self) -> Vec<(Seq, Seq)> {
-        ranges(self.remains.upto, &self.extra)
+        ranges(0, self.remains.upto, &self.extra)
     }
 
     fn manifest(&self, queue: QueueId, commit_seq: u64) -> Manifest {

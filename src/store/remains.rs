@@ -40,12 +40,12 @@ impl Leaving {
     }
 }
 
-/// The places before `upto`, without some: from the first to before the second of each pair.
-pub(super) fn ranges(upto: u64, without: &[u64]) -> Vec<(Seq, Seq)> {
-    let mut without: Vec<u64> = without.iter().copied().filter(|seq| *seq < upto).collect();
+/// The places from `first` on and before `upto`, without some: from the first to before the second of each pair.
+pub(super) fn ranges(first: u64, upto: u64, without: &[u64]) -> Vec<(Seq, Seq)> {
+    let mut without: Vec<u64> = without.iter().copied().filter(|seq| (first..upto).contains(seq)).collect();
     without.sort_unstable();
     without.dedup();
-    let froms = std::iter::once(0).chain(without.iter().map(|seq| seq + 1));
+    let froms = std::iter::once(first).chain(without.iter().map(|seq| seq + 1));
     let tos = without.iter().copied().chain([upto]);
     froms.zip(tos).filter(|(from, to)| from < to).map(|(from, to)| (Seq(from), Seq(to))).collect()
 }
@@ -87,14 +87,15 @@ mod tests {
 
     #[test]
     fn ranges_leave_out_what_is_not_theirs() {
-        let pairs = |upto, without: &[u64]| -> Vec<(u64, u64)> {
-            ranges(upto, without).into_iter().map(|(from, to)| (from.0, to.0)).collect()
+        let pairs = |first, upto, without: &[u64]| -> Vec<(u64, u64)> {
+            ranges(first, upto, without).into_iter().map(|(from, to)| (from.0, to.0)).collect()
         };
-        assert_eq!(pairs(0, &[]), []);
-        assert_eq!(pairs(0, &[3]), []);
-        assert_eq!(pairs(9, &[]), [(0, 9)]);
-        assert_eq!(pairs(9, &[9, 20]), [(0, 9)]);
-        assert_eq!(pairs(9, &[4, 0, 5, 4, 8]), [(1, 4), (6, 8)]);
+        assert_eq!(pairs(0, 0, &[]), []);
+        assert_eq!(pairs(0, 0, &[3]), []);
+        assert_eq!(pairs(0, 9, &[]), [(0, 9)]);
+        assert_eq!(pairs(0, 9, &[9, 20]), [(0, 9)]);
+        assert_eq!(pairs(0, 9, &[4, 0, 5, 4, 8]), [(1, 4), (6, 8)]);
+        assert_eq!(pairs(4, 9, &[3, 4, 7]), [(5, 7), (8, 9)]);
     }
 
     #[test]

@@ -36,12 +36,10 @@ pub(super) struct Sweeper {
     bytes: u64,
     /// Queues of which so much remains that files may be dropped.
     due: Vec<QueueId>,
-    /// A memory table was written out, and it may be time.
+    /// A memory table was written out, or much remains: it may be time.
     looks: bool,
     /// The next batch has a range tombstone for each queue.
     sweeps: bool,
-    /// The last one had.
-    has_swept: bool,
 }
 
 impl Sweeper {
@@ -58,6 +56,7 @@ impl Sweeper {
     /// More remains of a queue, `of_queue` in all.
     pub(super) fn left(&mut self, queue: QueueId, bytes: u64, of_queue: u64) {
         self.bytes += bytes;
+        self.looks |= self.bytes > REMAINS_BYTES_MAX;
         if of_queue > REMAINS_OF_A_QUEUE_BYTES_MAX && !self.due.contains(&queue) {
             self.due.push(queue);
         }
@@ -77,19 +76,15 @@ impl Committer {
     /// remains, so that a store that was closed in order holds nothing that is deleted.
     pub(super) fn remove_entries(&mut self, batch: &mut Batch<'_>, is_last: bool) {
         let mut removals = std::mem::take(&mut self.sweeper.removals);
+        removals.sort_by_key(|removal| removal.queue);
         for of_queue in removals.chunk_by(|a, b| a.queue == b.queue) {
             self.remove_of_queue(of_queue, batch);
         }
         removals.clear();
         self.sweeper.removals = removals;
         if is_last || self.sweeper.sweeps {
-            let mut has_any = false;
-            self.ledger.take_remains(|queue, from, to| {
-                has_any = true;
-                remove_range(batch, queue, from, to);
-            });
+            self.ledger.take_remains(|queue, from, to| remove_range(batch, queue, from, to));
             self.sweeper = Sweeper {
-                has_swept: has_any && !is_last,
                 removals: std::mem::take(&mut self.sweeper.removals),
                 memory_bytes: self.sweeper.memory_bytes,
                 ..Sweeper::default()
@@ -125,7 +120,7 @@ impl Committer {
 
     /// An entry is about to be put to a place that the queue's head may have passed.
     pub(super) fn make_place(&mut self, queue: QueueId, seq: Seq, batch: &mut Batch<'_>) {
-        if let Some((from, to)) = self.ledger.make_place(queue, seq) {
+        for (from, to) in self.ledger.make_place(queue, seq) {
             remove_range(batch, queue, from, to);
         }
     }
@@ -143,10 +138,6 @@ impl Committer {
 
     /// Gives back what can be given back of what remains. Waits for the disk.
     pub(super) fn reclaim(&mut self) {
-        if std::mem::take(&mut self.sweeper.has_swept) {
-            // In memory it slows everybody who reads.
-            self.rocks.begin_flush_of(Family::Entries);
-        }
         if !std::mem::take(&mut self.sweeper.looks) && self.sweeper.due.is_empty() {
             return;
         }
