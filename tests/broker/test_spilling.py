@@ -13,8 +13,7 @@ both_ends = pytest.mark.parametrize("how", ["SIGTERM", "kill -9"])
 both_modes = pytest.mark.parametrize("mode", ["sealed", "plain-insecure"])
 
 KIB, MIB = 1024, 1024 * 1024
-# Four times as much of what is transient stays.
-WINDOW = "queue.resident_limit.messages = 2\n"
+WINDOW = "queue.resident_limit.messages = 8\n"
 CANARY = b"CANARY-OF-THE-SPILL"
 COUNT = 400
 ALL = [b"%s %d" % (CANARY, n) for n in range(COUNT)]
