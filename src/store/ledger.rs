@@ -1,6 +1,7 @@
 //! What the store holds of each queue, as plain data: which entries are live, their count, bytes and keyed
-//! sum. The committer keeps it and writes it out as manifests; it also guards the rule that an entry's key
-//! is written once and removed once, on which RocksDB's SingleDelete relies.
+//! sum, and up to where dead ones remain without a tombstone (remains.rs). The committer keeps it and writes it
+//! out as manifests; it also guards the rule that an entry's key is written once and removed once at most, on
+//! which RocksDB's SingleDelete relies.
 
 use std::collections::{HashMap, HashSet};
 
