@@ -284,8 +284,8 @@ impl<'a> Appender<'a> {
     }
 
     /// Removes all entries of a queue between two places, `bytes` of messages, none of which anybody holds: what is
-    /// in the store only is purged so. Durable, at the place returned, is that they will not come back; they are
-    /// cleared away in the background.
+    /// in the store only is purged so. No place between them may be put later: a start would take what is there for the
+    /// purge's. Durable, at the place returned, is that they will not come back; they are cleared away in the background.
     pub fn purge_range(&mut self, queue: QueueId, first: Seq, last: Seq, bytes: u64) -> Position {
         self.push(Op::PurgeRange { queue, first, last, bytes }, true)
     }

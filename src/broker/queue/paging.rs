@@ -187,6 +187,30 @@ mod tests {
         assert_eq!(queue.reserve(4), None);
     }
 
+    /// The store clears away all that it has between a run's first and last place. A transaction's message that gets to
+    /// its place afterwards would go with it in a crash, though it was confirmed.
+    #[test]
+    fn what_is_purged_never_spans_a_place_that_was_given_out() {
+        let mut queue = long_queue(Rules::default());
+        let reserved: Vec<Seq> = [1, 0, 3]
+            .map(|pushed| {
+                let seq = queue.reserve(4).unwrap();
+                (0..pushed).for_each(|_| {
+                    let seq = queue.next_seq();
+                    queue.push(entry(seq));
+                });
+                seq
+            })
+            .to_vec();
+        queue.page_out(WINDOW, WINDOW, |_| Rest::There);
+        let left = queue.purge();
+        let spans = |seq: &Seq| left.runs.iter().any(|run| run.first <= *seq && *seq <= run.last);
+        assert_eq!((left.count(), left.entries.len()), (14, 2));
+        assert!(!reserved.iter().any(spans), "{:?} {reserved:?}", left.runs);
+        reserved.into_iter().for_each(|seq| queue.push_in_place(entry(seq)));
+        assert_eq!(queue.counts().ready, 3);
+    }
+
     /// Twelve transient entries, and a window for eight.
     fn overfull() -> (Queue<(), Nobody>, Window) {
         let mut queue = Queue::new(Rules::default());
