@@ -29,6 +29,8 @@ pub(super) struct Ledger {
     memory_table: u64,
     /// The next batch may go to another one.
     memory_table_ends: bool,
+    /// Queues of so many bytes are spared tombstones.
+    pub(super) long_queue_bytes_min: u64,
     /// How many records each data key has, bodies included.
     pub(super) key_use: KeyUse,
 }
@@ -76,6 +78,8 @@ impl Ledger {
     pub(super) fn new(multiset: Multiset, is_keyed: bool) -> Ledger {
         let (queues, counted) = (HashMap::default(), HashSet::default());
         let (touched, change, memory_table, memory_table_ends, key_use) = Default::default();
+        // The store's tests have few messages.
+        let long_queue_bytes_min = if cfg!(test) { 0 } else { LONG_QUEUE_BYTES_MIN };
         Ledger {
             queues,
             multiset,
@@ -85,6 +89,7 @@ impl Ledger {
             counted,
             memory_table,
             memory_table_ends,
+            long_queue_bytes_min,
             key_use,
         }
     }
@@ -286,7 +291,10 @@ impl Ledger {
     /// Where the queue begins, and what else says which of its entries are deleted without a tombstone. `None` when all
     /// get one, in a short queue.
     pub(super) fn leaving(&self, queue: QueueId) -> Option<Leaving> {
-        let ledger = self.queues.get(&queue).filter(|ledger| is_long(ledger.live_bytes))?;
+        let ledger = self.queues.get(&queue)?;
+        if ledger.live_bytes < self.long_queue_bytes_min {
+            return None;
+        }
         let (table, first) = ledger.remains.recent;
         let is_recent = table == self.memory_table && !self.memory_table_ends;
         let recent = if is_recent { first } else { u64::MAX };
@@ -384,11 +392,6 @@ impl Ledger {
         let change = if self.change.0 == queue { self.multiset.change(&self.change.1) } else { 0 };
         Manifest { multiset: manifest.multiset.wrapping_add(change), ..manifest }
     }
-}
-
-/// Whether tombstones are spared a queue of so many bytes; in the store's tests all queues are long.
-fn is_long(live_bytes: u64) -> bool {
-    cfg!(test) || live_bytes >= LONG_QUEUE_BYTES_MIN
 }
 
 impl QueueLedger {

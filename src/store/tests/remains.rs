@@ -301,7 +301,7 @@ fn tables_of_what_remains_are_dropped_and_no_other() {
 #[test]
 fn a_purge_that_a_start_takes_up_is_not_of_what_was_deleted_before() {
     for at_once in [false, true] {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(0);
         bench.step(Step::PutApart(10, false));
         bench.step(Step::BeginTable);
         if at_once {
@@ -384,10 +384,12 @@ struct Bench {
     reserved: Vec<(QueueId, u64)>,
     ops: Vec<Op>,
     next_text: u64,
+    /// From so many bytes on a queue is long.
+    long_bytes_min: u64,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    fn new(long_bytes_min: u64) -> Bench {
         let mut bench = Bench {
             dir: tempfile::tempdir().unwrap(),
             committer: None,
@@ -398,6 +400,7 @@ impl Bench {
             reserved: Vec::new(),
             ops: Vec::new(),
             next_text: 0,
+            long_bytes_min,
         };
         bench.open();
         bench
@@ -479,6 +482,7 @@ impl Bench {
         assert_eq!(texts(&found), texts(&self.live));
         self.live = found;
         self.committer = Some(committer);
+        self.committer().ledger.long_queue_bytes_min = self.long_bytes_min;
         self.ops.push(Op::Touch);
         self.commit(false);
     }
@@ -602,8 +606,10 @@ proptest! {
     #[test]
     fn the_store_holds_what_was_put_and_not_deleted_and_nothing_else(
         steps in proptest::collection::vec(step(), 1..60),
+        // Always, now and then, seldom.
+        long_bytes_min in prop_oneof![2 => Just(0), 2 => Just(150), 1 => Just(400)],
     ) {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(long_bytes_min);
         steps.into_iter().for_each(|step| bench.step(step));
         bench.step(Step::Crash);
         bench.assert_bodies();
