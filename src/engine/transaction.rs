@@ -26,6 +26,8 @@ struct Places {
     taken: Vec<Place>,
     /// refused by queues that dead-letter what they refuse
     dead: Vec<(QueueRef, Entry<Stored>)>,
+    /// some message was a duplicate of another, which may still be on its way to the disk
+    relies_on_others: bool,
 }
 
 impl Client {
@@ -64,6 +66,8 @@ impl Client {
         for Planned { publish, queues } in publishes {
             let queues = queues.unwrap_or_else(|| self.route_at_commit(&publish));
             let unrouted = queues.is_empty().then(|| self.unrouted(&publish));
+            // Where nobody takes a duplicate, that promises the other one.
+            places.relies_on_others |= matches!(unrouted, Some(Outcome::Routed(place)) if place > Barrier(0));
             if !queues.is_empty() && publish.has_copies {
                 self.engine.replies.send(&publish.message);
             }
@@ -77,7 +81,7 @@ impl Client {
             });
             incoming.push(item);
         }
-        let position = self.append(&incoming, &mut places.taken, &acknowledged);
+        let position = self.append(&incoming, &mut places, &acknowledged);
         for Place { queue, entry, .. } in places.taken {
             self.engine.take_place(&queue, entry);
         }
@@ -102,6 +106,7 @@ impl Client {
             if !contents.is_deleted() && contents.is_duplicate(&whole) {
                 drop(contents);
                 release_promise(queue, item, Some(&mut self.engine.store.appender()));
+                places.relies_on_others = true;
                 continue;
             }
             let place = match contents.is_deleted() {
@@ -128,13 +133,13 @@ impl Client {
     fn append(
         &self,
         incoming: &[Incoming],
-        places: &mut [Place],
+        places: &mut Places,
         acknowledged: &[Settled<Client>],
     ) -> Position {
         let enqueued_ms = now_ms();
         let mut appender = self.engine.store.appender();
         let mut last = Position(0);
-        for Place { queue, message, entry } in places {
+        for Place { queue, message, entry } in &mut places.taken {
             let Some(item) = incoming.get(*message) else { continue };
             if !queue.keeps(item) {
                 continue;
@@ -160,7 +165,7 @@ impl Client {
             }
         }
         // What is acknowledged in a transaction is as durable as what is published.
-        if last > Position(0) {
+        if last > Position(0) || places.relies_on_others {
             last = appender.place_of_all();
         }
         last

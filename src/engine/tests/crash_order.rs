@@ -101,6 +101,42 @@ fn a_commit_tells_what_a_full_queue_refuses() {
     assert_eq!(a.take_all("q").len(), 2);
 }
 
+/// A transaction of nothing but duplicates was told that it is done while what it repeats was on its way to the disk: after
+/// a crash in between there was neither.
+#[test]
+fn a_commit_of_duplicates_waits_for_what_they_repeat() {
+    let dir = tempfile::tempdir().unwrap();
+    let house = House::open(dir.path());
+    let [mut a, mut b] = [house.client(), house.client()];
+    let drops = with(&[("x-message-deduplication", Value::Bool(true))]);
+    a.declare("by-queue", QueueSpec { arguments: drops.as_table(), ..DURABLE });
+    a.declare("by-exchange", DURABLE);
+    let size = with(&[("x-message-deduplication", Value::Bool(true)), ("x-cache-size", Value::I32(10))]);
+    let exchange = ExchangeSpec {
+        name: b"once",
+        kind: b"direct",
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: size.as_table(),
+    };
+    a.client.declare_exchange(&exchange).unwrap();
+    a.bind("once", "by-exchange", "by-exchange");
+    let headers = with(&[("x-deduplication-header", Value::LongStr(b"1"))]);
+    let mut properties = Vec::new();
+    Properties { headers: Some(headers.as_table()), ..Properties::default() }.encode(&mut properties);
+    for (exchange, queue) in [("", "by-queue"), ("once", "by-exchange")] {
+        let message = Message::new(exchange.as_bytes(), queue.as_bytes(), &properties, &[b"x"]);
+        let publish = || Publish { mandatory: false, ..publish_of(message.clone(), true) };
+        let Some(Outcome::Routed(first)) = a.publish(vec![publish()]).pop() else { panic!("not routed") };
+        let (_, done) = b.commit(vec![publish()], Vec::new());
+        assert!(first > Barrier(0) && done >= first, "{exchange}: {first:?}, {done:?}");
+        b.wait_for(done);
+        assert_eq!(house.queue(queue).unwrap().counts().ready, 1);
+    }
+}
+
 #[test]
 fn what_a_full_queue_refuses_in_a_commit_is_dead_lettered_if_it_is_to_be() {
     let dir = tempfile::tempdir().unwrap();
